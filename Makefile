@@ -1,0 +1,36 @@
+# One environment in .venv, made from requirements.lock by uv. Every recipe works in a path with spaces.
+PY := .venv/bin/python
+STAMP := .venv/.made-from-lock
+
+.PHONY: run test lab bench setup lock refresh
+
+setup: $(STAMP)
+
+.uv/bin/uv:
+	@command -v uv >/dev/null 2>&1 || { python3 -m venv .uv && .uv/bin/python -m pip -q install uv; }
+	@test -x .uv/bin/uv || { mkdir -p .uv/bin && ln -sf "$$(command -v uv)" .uv/bin/uv; }
+
+$(STAMP): requirements.lock pyproject.toml | .uv/bin/uv
+	.uv/bin/uv venv -q --allow-existing --python 3.11 .venv
+	VIRTUAL_ENV=.venv .uv/bin/uv pip sync -q requirements.lock
+	VIRTUAL_ENV=.venv .uv/bin/uv pip install -q --no-deps --editable .
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@$(PY) -m helpers run
+
+test: $(STAMP)
+	@$(PY) -m pytest
+
+lab: $(STAMP)
+	@$(PY) -m jupyterlab --notebook-dir notebooks
+
+bench: $(STAMP)
+	@$(PY) -m benchmarks
+
+refresh: $(STAMP)
+	@$(PY) -m helpers refresh
+
+lock: | .uv/bin/uv
+	.uv/bin/uv pip compile -q --universal --python-version 3.11 --extra reference --extra dev \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
