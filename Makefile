@@ -31,6 +31,9 @@ bench: $(STAMP)
 refresh: $(STAMP)
 	@$(PY) -m helpers refresh
 
+# uv.lock names the registry it was resolved from, so only the exported list is kept.
 lock: | .uv/bin/uv
-	.uv/bin/uv pip compile -q --universal --python-version 3.11 --extra reference --extra dev \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
+	.uv/bin/uv lock -q --upgrade --python 3.11
+	.uv/bin/uv export -q --format requirements-txt --no-hashes --no-emit-project --all-extras \
+	  --no-annotate --no-header -o requirements.lock > /dev/null
+	@rm -f uv.lock
