@@ -104,16 +104,31 @@ def panels(images, titles, *, mpp=None, columns: int = 4, size: float = 2.3):
     return figure
 
 
-def outline(rgb, mask, *, mpp: float, title: str = ""):
-    """Show an image with the border of a bool mask (same y, x) drawn on it, and the mask beside it."""
-    figure, axes = new_figure(1, 2, size=(9, 4.0))
-    picture(axes[0], rgb, mpp=mpp, title=title)
-    axes[0].contour(mask.astype(float), [0.5], colors=[OKABE_ITO[2]], linewidths=1.2)
-    picture(axes[1], np.where(mask[..., None], rgb, 255), mpp=mpp, title="what the mask keeps")
+def grid(rows, names, *, mpp: float, size: float = 1.9):
+    """Show rows of images (lists or arrays of uint8 RGB), each row named at its left, with scale bars."""
+    columns = max(len(row) for row in rows)
+    figure, axes = new_figure(len(rows), columns, size=(size * columns + 0.4, size * len(rows)), squeeze=False)
+    for line, row, name in zip(axes, rows, names):
+        for axis, rgb in zip(line, row):
+            picture(axis, rgb, mpp=mpp)
+        line[0].set_ylabel(name, fontweight="bold")
+        for axis in line[len(row) :]:
+            axis.set_axis_off()
     return figure
 
 
-def stain_plane(density, fit_vectors, *, true_vectors=None, title: str = "", seed: int = 0):
+def outline(rgb, mask, clean, *, mpp: float):
+    """Show an image as scanned with the border of a bool mask (same y, x), and the image without its cast."""
+    figure, axes = new_figure(1, 2, size=(9, 4.3))
+    picture(axes[0], rgb, mpp=mpp, title="as scanned, with the outline of the tissue")
+    axes[0].contour(mask.astype(float), [0.5], colors=["black"], linewidths=0.8)
+    picture(axes[1], clean, mpp=mpp, title="without the cast, glass is white")
+    return figure
+
+
+def stain_plane(
+    density, fit_vectors, *, true_vectors=None, title: str = "Pixels lie between two stains", seed: int = 0
+):
     """Show tissue pixels in the plane of red and blue against green optical density, with stain directions.
 
     Parameters
@@ -143,11 +158,14 @@ def stain_plane(density, fit_vectors, *, true_vectors=None, title: str = "", see
     return figure
 
 
-def bars(labels, numbers, *, title: str = "", xlabel: str = ""):
-    """Show horizontal bars with their numbers."""
-    figure, axis = new_figure(size=(6.5, 0.32 * len(labels) + 0.9))
-    drawn = axis.barh(range(len(labels)), numbers, color=OKABE_ITO[0])
-    axis.bar_label(drawn, fmt="%d", padding=3, fontsize=8)
-    axis.set(yticks=range(len(labels)), yticklabels=labels, xlabel=xlabel, title=title)
-    axis.invert_yaxis()
+def before_after(names, before, after, *, ylabel: str, title: str = ""):
+    """Show two numbers per section, joined by a line: open circle before, full circle after."""
+    figure, axis = new_figure(size=(min(9.0, 0.55 * len(names) + 2.5), 3.0))
+    place = np.arange(len(names))
+    axis.vlines(place, after, before, color="0.7", lw=1)
+    axis.scatter(place, before, s=30, facecolor="white", edgecolor=OKABE_ITO[1], label="before", zorder=2)
+    axis.scatter(place, after, s=30, color=OKABE_ITO[0], label="after", zorder=2)
+    axis.set(xticks=place, ylabel=ylabel, title=title, ylim=(0, None))
+    axis.set_xticklabels(names, rotation=45 if len(names) > 4 else 0, ha="right" if len(names) > 4 else "center")
+    axis.legend()
     return figure

@@ -27,9 +27,9 @@ from helpers.section_splits import folds, split
 from helpers.section_views import counts, image, level0, mpp, shape, thumbnail, um_to_px, window, xy
 
 __all__ = [
-    "MPP_RANGE", "SPOT_DIAMETER_UM", "SPOT_PITCH_UM", "alignment_score", "build", "check", "check_counts", "check_mpp",
-    "counts", "folds", "image", "level0", "move_spots", "mpp", "pitch_px", "recolour", "rgb8", "safe_id", "shape",
-    "split", "spots_on_tissue", "thumbnail", "um_to_px", "window", "xy",
+    "MPP_RANGE", "SPOT_DIAMETER_UM", "SPOT_PITCH_UM", "alignment_score", "build", "check", "check_counts",
+    "check_mpp", "counts", "folds", "image", "keep_spots", "level0", "move_spots", "mpp", "pitch_px", "recolour",
+    "rgb8", "safe_id", "shape", "split", "spots_on_tissue", "thumbnail", "um_to_px", "window", "xy",
 ]  # fmt: skip
 
 _CHUNK = 2048
@@ -152,6 +152,23 @@ def move_spots(section, new_xy):
         index=old.index,
         transformations=get_transformation(old, get_all=True),
     )
+    return SpatialData(
+        images={"he": section.images["he"]},
+        shapes={"spots": spots},
+        tables={"counts": table},
+        attrs=dict(section.attrs),
+    )
+
+
+def keep_spots(section, names):
+    """Return a section with the same image and only the spots ``names``, in that order."""
+    from spatialdata import SpatialData
+    from spatialdata.models import TableModel
+
+    table = counts(section)[list(names)].copy()
+    table.uns.pop("spatialdata_attrs", None)
+    spots = section.shapes["spots"].loc[table.obs["instance_id"]]
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="instance_id")
     return SpatialData(
         images={"he": section.images["he"]},
         shapes={"spots": spots},

@@ -213,6 +213,72 @@ def judge(table, *, coverage=None, min_tissue: float = MIN_TISSUE):
     return pd.Categorical(reason, categories=["ok", *REASONS])
 
 
+def assess(
+    section, *, side_um: float, coverage=None, min_tissue: float = MIN_TISSUE, white_point=(255.0,) * 3, stains=None
+):
+    """Measure and judge the tile of every spot; tiles are cut in batches and not kept.
+
+    Parameters
+    ----------
+    coverage
+        Share of each spot's tile that is tissue, float (n_spots,), e.g. from ``tissue.coverage``.
+    white_point, stains
+        As for :func:`measure`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a spot, indexed by spot name: the columns of :func:`measure`, ``coverage`` and ``reason``. A spot whose
+        tile leaves the image has the reason ``"border"`` and no measurements.
+    """
+    names = sec.counts(section).obs_names
+    parts, indices = [], [np.empty(0, int)]
+    for index, batch in iterate(section, side_um=side_um):
+        indices.append(index)
+        parts.append(measure(batch, tile_mpp=side_um / OUT_PX, white_point=white_point, stains=stains))
+    index = np.concatenate(indices)
+    table = pd.concat(parts, ignore_index=True) if parts else measure(np.empty((0, 8, 8, 3)), tile_mpp=1.0)
+    covered = np.ones(len(names)) if coverage is None else np.asarray(coverage, float)
+    reason = np.full(len(names), "border", object)
+    reason[index] = judge(table, coverage=covered[index], min_tissue=min_tissue)
+    table = table.set_index(names[index]).reindex(names)
+    return table.assign(coverage=covered, reason=pd.Categorical(reason, categories=["ok", *REASONS]))
+
+
+def spoil(tile, *, white_point, vectors, tile_mpp: float):
+    """Damage a good tile in six ways the quality control must recognise.
+
+    Parameters
+    ----------
+    tile
+        uint8 (y, x, 3) with tissue.
+    white_point, vectors
+        Glass colour (3,) and stain directions (2, 3) of its slide.
+    tile_mpp
+        Microns per pixel of the tile.
+
+    Returns
+    -------
+    damaged : uint8 array (6, y, x, 3)
+    names : list of str
+        The reason each must be given.
+    """
+    white = np.asarray(white_point, np.float32)
+    density = np.clip(-np.log((tile + 1.0) / (white + 1.0)), 0, None)
+    eosin = (density @ np.linalg.pinv(np.asarray(vectors)))[..., 1:].clip(0) + 0.3
+    pen = tile.copy()
+    pen[: len(tile) // 4] = (25, 60, 190)
+    damaged = {
+        "white": np.broadcast_to(white, tile.shape),
+        "black": tile // 12,
+        "flat": np.broadcast_to(np.median(tile, axis=(0, 1)).mean(), tile.shape),
+        "pen": pen,
+        "blurred": cv2.GaussianBlur(tile, (0, 0), 8.0 / tile_mpp),
+        "single_stain": white * np.exp(-eosin * np.asarray(vectors)[1]),
+    }
+    return np.stack([np.rint(picture).astype(np.uint8) for picture in damaged.values()]), list(damaged)
+
+
 # ---------------------------------------------------------------- for training
 def augment(tiles, *, rng):
     """Return each tile turned by a random quarter turn and flipped or not (eight equally likely views)."""

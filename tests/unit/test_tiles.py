@@ -57,21 +57,30 @@ def test_batches_give_the_same_tiles(disc):
     assert np.array_equal(whole, parts)
 
 
-def test_a_reason_for_every_kind_of_bad_tile(rng=np.random.default_rng(0)):
-    good = speckled(rng)[0]
-    white = np.full_like(good, 240)
-    black = np.full_like(good, 12)
-    grey = np.full_like(good, 128)
-    pen = good.copy()
-    pen[:40] = (30, 60, 190)
-    blurred = cv2.GaussianBlur(good, (0, 0), 8)
-    eosin = (255 * np.exp(-rng.uniform(0.2, 1.2, good.shape[:2])[..., None] * [0.36, 0.82, 0.45])).astype(np.uint8)
-    stains = (np.array([[0.77, 0.56, 0.30], [0.36, 0.82, 0.45]]), np.array([2.0, 1.0]))
-    batch = np.stack([good, white, black, grey, pen, blurred, eosin])
-    table = tiles.measure(batch, tile_mpp=0.5, white_point=(240, 240, 240), stains=stains)
-    assert list(tiles.judge(table)) == ["ok", "white", "black", "flat", "pen", "blurred", "single_stain"]
+VECTORS = np.array([[0.77, 0.56, 0.30], [0.36, 0.82, 0.45]]) / [[0.9986], [1.0026]]
+
+
+def test_a_reason_for_every_kind_of_bad_tile():
+    good = speckled(np.random.default_rng(0))[0]
+    stains = (VECTORS, np.array([2.0, 1.0]))
+    damaged, names = tiles.spoil(good, white_point=(240,) * 3, vectors=VECTORS, tile_mpp=0.5)
+    assert set(names) == set(tiles.REASONS) - {"border", "low_tissue"}
+    batch = np.concatenate([good[None], damaged])
+    table = tiles.measure(batch, tile_mpp=0.5, white_point=(240,) * 3, stains=stains)
+    assert list(tiles.judge(table)) == ["ok", *names]
     assert list(tiles.judge(table, coverage=np.full(7, 0.5))) == ["low_tissue"] * 7
     assert tiles.judge(table, coverage=np.full(7, 0.8))[0] == "ok"
+
+
+def test_assess_gives_every_spot_a_reason(disc):
+    points = sec.xy(disc).copy()
+    points[0] = (3, 300)
+    coverage = np.ones(len(points))
+    coverage[1] = 0.5
+    table = tiles.assess(sec.move_spots(disc, points), side_um=100, coverage=coverage)
+    assert list(table.index) == list(sec.counts(disc).obs_names)
+    assert list(table["reason"][:2]) == ["border", "low_tissue"] and np.isnan(table["density"].iloc[0])
+    assert (table["reason"][2:] == "flat").sum() > 0.6 * len(table)  # the disc is one plain colour
 
 
 def test_the_quality_control_takes_no_tile_and_one_tile(rng=np.random.default_rng(0)):
