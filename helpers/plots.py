@@ -129,7 +129,7 @@ def outline(rgb, mask, clean, *, mpp: float):
 def stain_plane(
     density, fit_vectors, *, true_vectors=None, title: str = "Pixels lie between two stains", seed: int = 0
 ):
-    """Show tissue pixels in the plane of red and blue against green optical density, with stain directions.
+    """Show tissue pixels as red against green, and red against blue, optical density, with the stain directions.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def stain_plane(
     colour = np.exp(-np.clip(points, 0, None)).clip(0, 1)
     figure, axes = new_figure(1, 2, size=(8, 3.4))
     reach = np.quantile(np.linalg.norm(points, axis=1), 0.99)
-    for axis, (first, second) in zip(axes, ((1, 0), (1, 2))):
+    for axis, (first, second) in zip(axes, ((1, 0), (2, 0))):
         axis.scatter(points[:, first], points[:, second], s=3, c=colour, linewidths=0)
         for vectors, style, name in ((true_vectors, "--", "truth"), (fit_vectors, "-", "fit")):
             if vectors is None:
@@ -151,7 +151,7 @@ def stain_plane(
             for vector, paint, stain in zip(vectors, (OKABE_ITO[0], OKABE_ITO[1]), ("haematoxylin", "eosin")):
                 tip = np.asarray(vector) * reach
                 axis.plot([0, tip[first]], [0, tip[second]], style, color=paint, label=f"{stain}, {name}")
-        axis.set(xlabel="green optical density", ylabel=f"{('red', 'green', 'blue')[second]} optical density")
+        axis.set(xlabel=f"{('red', 'green', 'blue')[first]} optical density", ylabel="red optical density")
         axis.set(xlim=(-0.05, reach), ylim=(-0.05, reach))
     axes[0].legend(loc="upper left")
     axes[0].set_title(title)
