@@ -1,0 +1,143 @@
+"""The front door: ``python -m helpers run | refresh | report | data | fetch | check``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from helpers.messages import CourseError, note, say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m helpers", description="Run and look after the course.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    run = commands.add_parser("run", help="run what is missing, failed or stale; grade; report")
+    run.add_argument("numbers", nargs="*", metavar="NN", help="notebook numbers; none means all")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder of the outputs (default runs/latest)")
+    run.add_argument("--fresh", action="store_true", help="run also what is up to date")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
+    run.add_argument("--timeout", type=float, metavar="S", help="seconds a notebook may take")
+
+    refresh = commands.add_parser("refresh", help="run notebooks and store outputs and counts in notebooks/")
+    refresh.add_argument("numbers", nargs="*", metavar="NN")
+
+    report = commands.add_parser("report", help="write DIR/index.html again")
+    report.add_argument("folder", type=Path, metavar="DIR")
+
+    commands.add_parser("data", help="list the data sets")
+    fetch = commands.add_parser("fetch", help="download a data set")
+    fetch.add_argument("id", metavar="ID")
+    check = commands.add_parser("check", help="say what this machine can run")
+    check.add_argument("--decode", metavar="CODE", help="explain a code that a learner read out")
+    return parser
+
+
+def _run(options) -> int:
+    from helpers import execute, report
+
+    names = [name for name, _ in options.p]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CourseError(f"-p {twice[0]} twice", "each parameter once", "delete one")
+    if options.jobs < 1:
+        raise CourseError(f"--jobs {options.jobs}", "1 or more", "choose --jobs 1")
+    jobs = execute.plan(options.numbers, given=dict(options.p), out=options.out)
+    outcomes = execute.run(jobs, fresh=options.fresh, workers=options.jobs, timeout=options.timeout)
+    for outcome in outcomes:
+        word = "up to date" if outcome.skipped else outcome.kind
+        where = f"code cell {outcome.cell}: " if outcome.cell else ""
+        time = "" if outcome.skipped else f"  {outcome.seconds:.0f} s"
+        say(f"{outcome.notebook:<28} {word}{time}" + (f"  {where}{outcome.reason}" if outcome.reason else ""))
+    say(f"report: {report.build(jobs[0].folder.parent)}")
+    bad = [outcome.notebook for outcome in outcomes if not outcome.good]
+    if bad:
+        note(f"{len(bad)} of {len(outcomes)} notebooks failed: {', '.join(bad)}")
+    return 1 if bad else 0
+
+
+def _refresh(options) -> int:
+    from helpers import notebook as notebooks
+    from helpers.execute_refresh import refresh
+
+    failed = 0
+    for path in [notebooks.find(number) for number in options.numbers] or notebooks.numbered():
+        try:
+            say(f"{path.stem}: {'stored' if refresh(path) else 'unchanged'}")
+        except CourseError as problem:
+            note(str(problem))
+            failed += 1
+    return 1 if failed else 0
+
+
+def _report(options) -> int:
+    from helpers import report
+
+    say(f"report: {report.build(options.folder)}")
+    return 0
+
+
+def _data(_) -> int:
+    from helpers import catalogue, machine, settings
+
+    rows = [("id", "here", "size", "notebooks", "licence", "what it is")]
+    for item in catalogue.datasets():
+        here = "made here" if item.kind == "generated" else "yes" if machine.present(item) else "no"
+        rows.append((item.id, here, item.size, " ".join(item.notebooks) or "-", item.licence, item.what))
+    widths = [min(28, max(len(row[column]) for row in rows)) for column in range(5)]
+    for row in rows:
+        say("  ".join([*(f"{word[:28]:<{width}}" for word, width in zip(row, widths)), row[5]]))
+    note(f"data lie in {settings.data_dir()} (COURSE_DATA)")
+    return 0
+
+
+def _fetch(options) -> int:
+    from helpers import catalogue
+
+    say(f"{options.id}: {catalogue.fetch(options.id)}")
+    return 0
+
+
+def _check(options) -> int:
+    from helpers import machine
+
+    if options.decode:
+        for fact, value in machine.decode(options.decode).items():
+            say(f"{fact:<44} {_word(value)}")
+        return 0
+    found = machine.check()
+    for name, value in found["facts"].items():
+        say(f"{name:<18} {_word(value)}")
+    for name, (installed, locked) in found["packages"].items():
+        say(f"package {name}: {installed or 'missing'} instead of {locked}")
+    present = [item["id"] for item in found["data"] if item["present"]]
+    say(f"{'data present':<18} {', '.join(present) or 'none (the virtual tissue needs none)'}")
+    say(f"{'programs':<18} {', '.join(name for name, there in found['binaries'].items() if there)}")
+    for book in found["notebooks"]:
+        say(f"{book['notebook']:<28} {'can run' if book['runs'] else 'cannot run: ' + '; '.join(book['why'])}")
+    say(found["code"])
+    return 0
+
+
+def _word(value) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) or "none"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 good, 1 a notebook failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    commands = {"run": _run, "refresh": _refresh, "report": _report, "data": _data, "fetch": _fetch, "check": _check}
+    try:
+        return commands[options.command](options)
+    except CourseError as problem:
+        note(f"error: {problem}")
+        return 2
+    except KeyboardInterrupt:
+        note("interrupted; what was complete is kept")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

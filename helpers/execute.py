@@ -1,0 +1,237 @@
+"""Caretaker: runs notebooks headless, only those that are missing, failed or stale, and says how each one ended.
+
+Success is judged by ``results.json`` alone: papermill marks every cell of a killed notebook as completed. Each notebook
+runs in a child process (:mod:`helpers.execute_child`) into a hidden attempt folder, which takes the place of
+the old outputs when it has ended. ``run.json`` beside the outputs records how it ended and from what it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from helpers import notebook as notebooks
+from helpers import settings
+from helpers.execute_state import GOOD, Outcome, fingerprint, judge
+from helpers.messages import CourseError
+
+GRACE = 10
+"""Time limit of a ``tiny`` run, in units of its budget; larger profiles run without a limit."""
+
+
+@dataclass
+class Job:
+    """One notebook with its checked parameters, and where its outputs go."""
+
+    notebook: notebooks.Notebook
+    given: dict
+    parameters: dict
+    folder: Path
+    fingerprint: str
+
+    @property
+    def state(self) -> str:
+        """``up to date``, ``missing``, ``failed`` or ``stale``."""
+        try:
+            record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return "missing"
+        if record["kind"] != GOOD:
+            return "failed"
+        if record["fingerprint"] != self.fingerprint:
+            return "stale"
+        outputs = (f"{self.notebook.name}.ipynb", f"{self.notebook.name}.html")
+        whole = all((self.folder / name).is_file() for name in outputs) and judge(self.folder, self.notebook).good
+        return "up to date" if whole else "missing"
+
+
+def plan(numbers=(), *, given=None, out: Path | None = None, where: Path | None = None) -> list[Job]:
+    """Check everything before anything runs.
+
+    Parameters
+    ----------
+    numbers
+        Numbers of notebooks; none means all.
+    given
+        Parameter name to word, as typed on the command line.
+    out
+        Folder of the runs, one folder per notebook in it; default ``runs/latest``.
+    where
+        Folder of the notebooks.
+
+    Raises
+    ------
+    CourseError
+        Unknown notebook, wrong parameter, data that are not there.
+    """
+    given = dict(given or {})
+    if "OUT" in given:
+        raise CourseError("-p OUT", "--out DIR", "use --out DIR; each notebook gets its own folder in it")
+    out = Path(out or settings.runs_dir() / "latest").resolve()
+    paths = [notebooks.find(number, where) for number in dict.fromkeys(numbers)] or notebooks.numbered(where)
+    if not paths:
+        raise CourseError("no notebooks", "NN_name.ipynb", "restore them from git", file=where or notebooks.folder())
+    jobs = []
+    for path in paths:
+        declared = notebooks.load(path)
+        values = notebooks.check_parameters(declared, given, text=True)
+        asked = {name: values[name] for name in given}
+        _refuse_foreign(out / declared.name)
+        jobs.append(Job(declared, asked, values, out / declared.name, fingerprint(declared, values)))
+    return jobs
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to replace a folder outside ``runs/`` that no run has made: it would be deleted."""
+    marks = ("run.json", "results.json")
+    ours = folder.is_relative_to(settings.runs_dir().resolve()) or any((folder / mark).exists() for mark in marks)
+    if not ours and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        seen = "a folder that is not the output of a run"
+        raise CourseError(seen, "an empty place", "choose another --out", file=folder)
+
+
+# ---------------------------------------------------------------- running
+@contextlib.contextmanager
+def lock(folder: Path):
+    """Hold a folder of runs; the system frees it when its holder dies, however it dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / ".lock", "a+")
+    except OSError as problem:
+        seen = f"a folder that cannot be written ({problem.strerror})"
+        raise CourseError(seen, "one that can", "choose another with --out", file=folder) from problem
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise CourseError(
+                f"another run in this folder (process {stream.read().strip() or '?'})",
+                "one run at a time",
+                "wait for it to end, or choose another folder with --out",
+                file=folder,
+            ) from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def run(jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: float | None = None) -> list[Outcome]:
+    """Run what is not up to date; one failure does not stop the others.
+
+    Parameters
+    ----------
+    fresh
+        Run also what is up to date.
+    workers
+        Notebooks at a time.
+    timeout
+        Seconds a notebook may take; None means ten budgets in the profile ``tiny``, else no limit.
+    """
+    from tqdm import tqdm
+
+    if not jobs:
+        return []
+    home = jobs[0].folder.parent
+    stop = threading.Event()
+    with lock(home), ThreadPoolExecutor(workers) as pool:
+        for leftover in home.glob(".attempt-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        todo = [job for job in jobs if fresh or job.state != "up to date"]
+        bar = tqdm(total=len(todo), desc="notebooks", unit="notebook", file=sys.stderr, disable=not todo)
+        options = {"workers": workers, "timeout": timeout, "stop": stop}
+        ended = {job.notebook.name: pool.submit(execute, job, **options) for job in todo}
+        try:
+            for future in ended.values():
+                future.add_done_callback(lambda _: bar.update())
+            results = {name: future.result() for name, future in ended.items()}
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            bar.close()
+    return [results.get(job.notebook.name) or Outcome(job.notebook.name, GOOD, skipped=True) for job in jobs]
+
+
+def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=None) -> Outcome:
+    """Run one notebook into an attempt folder, judge it, and put it in the place of the old outputs.
+
+    When the event ``stop`` is set, the attempt is given up and the old outputs stay.
+    """
+    name = job.notebook.name
+    if timeout is None and job.parameters.get("PROFILE", "tiny") == "tiny":
+        timeout = max(300.0, GRACE * job.notebook.budget_seconds)
+    attempt = job.folder.parent / f".attempt-{name}-{os.getpid()}"
+    began = time.monotonic()
+    try:
+        shutil.rmtree(attempt, ignore_errors=True)
+        made = attempt / "latest" / name
+        made.mkdir(parents=True)
+        options = {"workers": workers, "timeout": timeout, "stop": stop}
+        ended = spawn(job.notebook, made, given=job.given, runs=attempt, **options)
+        if ended == "interrupted":
+            return Outcome(name, ended)
+        outcome = judge(made, job.notebook) if ended == "ended" else Outcome(name, ended, f"after {timeout:g} s")
+        outcome.seconds, outcome.fingerprint = round(time.monotonic() - began, 1), job.fingerprint
+        write_record(made, outcome, title=job.notebook.title)
+        shutil.rmtree(job.folder, ignore_errors=True)
+        os.replace(made, job.folder)
+    except OSError as problem:
+        outcome = Outcome(name, "not written", f"{problem.strerror or problem} ({job.folder})")
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    return outcome
+
+
+def write_record(folder: Path, outcome: Outcome, *, title: str = "") -> None:
+    """Write ``run.json`` in one step."""
+    draft = folder / ".run.json"
+    draft.write_text(json.dumps({"title": title, **asdict(outcome)}, indent=1), encoding="utf-8")
+    os.replace(draft, folder / "run.json")
+
+
+def spawn(
+    notebook, made: Path, *, given: dict, runs: Path, workers: int = 1, timeout: float | None = None, stop=None
+) -> str:
+    """Execute a notebook in a child process; return ``ended``, ``timed out`` or ``interrupted``.
+
+    The child ends itself, and its kernel, when the pipe to this process closes, even if this process is killed.
+    """
+    task = {"notebook": str(notebook.path), "executed": str(made / f"{notebook.name}.ipynb"), "given": given}
+    env = {**os.environ, "COURSE_RUNS": str(runs), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    env.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without widgets
+    if workers > 1:
+        threads = str(max(1, settings.cores() // workers))
+        env.update({name: threads for name in env if name.endswith(("_NUM_THREADS", "_INTRAOP_THREADS"))})
+    command = [sys.executable, "-m", "helpers.execute_child", json.dumps(task)]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}  # Ctrl-C is ours alone
+    deadline = time.monotonic() + (timeout or float("inf"))
+    with open(made / "run.log", "wb") as log:
+        child = subprocess.Popen(command, stdout=log, env=env, cwd=notebook.path.parent, **pipes)
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.2)
+                    return "ended"
+                if stop is not None and stop.is_set():
+                    return "interrupted"
+                if time.monotonic() > deadline:
+                    return "timed out"
+        finally:
+            child.stdin.close()  # the child stops at once when this pipe closes
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            child.kill()

@@ -1,0 +1,123 @@
+"""Caretaker: what a result was made from (its fingerprint), and how a notebook ended (its outcome)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import notebook as notebooks
+from helpers import settings
+
+GOOD = "complete"
+MISSING = "promised product missing"
+"""How :meth:`helpers.runner.Run.finish` begins its complaint."""
+_ARROW = re.compile(r"^-+> (\d+) (.*)$", re.M)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Outcome:
+    """How one notebook ended.
+
+    ``kind`` is one of ``complete``, ``verdict failed``, ``cell failed``, ``kernel died``, ``timed out``,
+    ``missing product``, ``not finished`` (``run.finish()`` was not reached) and ``not written`` (disk full).
+    """
+
+    notebook: str
+    kind: str
+    reason: str = ""
+    cell: int | None = None
+    seconds: float = 0.0
+    fingerprint: str = ""
+    skipped: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing went wrong."""
+        return self.kind == GOOD
+
+
+# ---------------------------------------------------------------- what a result depends on
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _contents(paths) -> list:
+    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(paths) if path.is_file()]
+
+
+def data_print(value: str) -> list:
+    """Return what identifies the data behind ``DATA``: names, sizes and times of files, or the generator's name."""
+    from helpers import catalogue
+
+    known = {item.id: item for item in catalogue.datasets()}
+    if value in known and known[value].kind == "generated":
+        return ["generated", value]  # the generator's code is part of the helpers
+    _, where, _ = catalogue.resolve(value)
+    files = sorted(path for path in Path(where).rglob("*") if path.is_file())
+    return [(str(path.relative_to(where)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def code_print(root: Path | None = None) -> list:
+    """Return what identifies the course's own part in a result: helpers, small tables and the lock."""
+    root = root or settings.ROOT
+    code = [*(root / "helpers").rglob("*.py"), *(root / "helpers").glob("*.mplstyle"), root / "requirements.lock"]
+    return [_contents(code), _contents((root / "data").glob("*"))]
+
+
+def fingerprint(notebook: notebooks.Notebook, parameters: dict) -> str:
+    """Return a hash of all that a result depends on: cells, parameters, helpers, small tables, lock and data."""
+    own = {name: value for name, value in parameters.items() if name != "OUT"}
+    data = data_print(parameters["DATA"]) if "DATA" in parameters else []
+    declared = (notebook.promises, notebook.graded_checks)
+    return _digest(notebook.cells, declared, own, code_print(), data)
+
+
+# ---------------------------------------------------------------- judging
+def judge(folder: Path, notebook: notebooks.Notebook) -> Outcome:
+    """Tell from what lies in a folder how a notebook ended."""
+    name = notebook.name
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return _failure(folder, name)
+    products = results["products"]
+    gone = [item for item in notebook.promises if item not in products]
+    gone += [item for item, file in products.items() if not (folder / file).exists()]
+    if gone:
+        return Outcome(name, "missing product", ", ".join(gone))
+    failed = [item["name"] for item in results["verdicts"] if not item["pass"]]
+    if failed:
+        return Outcome(name, "verdict failed", ", ".join(failed))
+    return Outcome(name, GOOD)
+
+
+def _failure(folder: Path, name: str) -> Outcome:
+    log = folder / "run.log"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    try:
+        cells = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return Outcome(name, "not finished", f"the notebook did not start: {lines[-1] if lines else 'no message'}")
+    started = 0
+    for number, cell in enumerate((cell for cell in cells if cell["cell_type"] == "code"), start=1):
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                return _error(name, number, output)
+        # papermill calls all cells of a killed notebook completed, but only those that began have a start time
+        started = number if cell["metadata"].get("papermill", {}).get("start_time") else started
+    if any("DeadKernelError" in line for line in lines):
+        return Outcome(name, "kernel died", "killed from outside, most often for want of memory", started)
+    return Outcome(name, "not finished", "run.finish() was not reached")
+
+
+def _error(name: str, number: int, output: dict) -> Outcome:
+    value = _ANSI.sub("", output["evalue"]).strip()
+    text = value if output["ename"] == "CourseError" else f"{output['ename']}: {value}"
+    arrow = _ARROW.search(_ANSI.sub("", "\n".join(output["traceback"])))
+    if arrow:
+        text = f"line {arrow[1]}, {arrow[2].strip()}: {text}"
+    return Outcome(name, "missing product" if MISSING in value else "cell failed", text, number)

@@ -1,0 +1,123 @@
+"""Caretaker: which sections a run uses, from ``DATA``, ``TRAIN`` and ``TEST``, and opening them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+from helpers.messages import CourseError, note
+
+
+class Data:
+    """The sections of a run. Nothing is read, generated or imported before it is asked for."""
+
+    def __init__(self, parameters: dict):
+        self.parameters = parameters
+        self.seed, self.trap = int(parameters.get("SEED", 0)), parameters.get("TRAP", "")
+
+    @functools.cached_property
+    def _source(self) -> dict:
+        """Data set id, folder of the sections, folder of the truth or None, platform or None, default test set."""
+        from helpers import catalogue
+
+        name, where, kind_of_array = catalogue.resolve(self.parameters["DATA"])
+        known = {item.id: item for item in catalogue.datasets()}.get(self.parameters["DATA"])
+        source = {"dataset": name, "folder": where, "platform": kind_of_array, "truth": None, "test": ()}
+        if known is not None:
+            source["test"] = known.default_test
+            if known.kind == "generated":
+                from helpers.virtual import cohorts
+
+                home = Path(cohorts.ensure(name, seed=self.seed))
+                source.update(folder=home / "sections", truth=home)
+        return source
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the data are generated, so that the truth is known."""
+        return "DATA" in self.parameters and self._source["truth"] is not None
+
+    @functools.cached_property
+    def _discovered(self) -> dict:
+        from helpers import readers
+
+        source = self._source
+        refs = readers.discover(source["folder"], dataset=source["dataset"], platform=source["platform"])
+        for why in readers.skipped(source["folder"], platform=source["platform"]):
+            note(f"left out: {why}")
+        return {ref.section_id: ref for ref in refs}
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[list, list]:
+        everything = list(self._discovered)
+        asked = {}
+        for name in ("TRAIN", "TEST"):
+            words = [word.strip() for word in self.parameters.get(name, "").split(",") if word.strip()]
+            wrong = [word for word in words if word not in everything]
+            if wrong:
+                raise CourseError(
+                    f"section {wrong[0]!r} in {name}",
+                    f"one of {', '.join(everything)}",
+                    f"correct {name}",
+                    file=self._source["folder"],
+                )
+            asked[name] = list(dict.fromkeys(words))
+        both = set(asked["TRAIN"]) & set(asked["TEST"])
+        if both:
+            raise CourseError(
+                f"{', '.join(sorted(both))} in TRAIN and TEST", "each section on one side", "correct TRAIN or TEST"
+            )
+        test = asked["TEST"]
+        if not test and not asked["TRAIN"]:
+            test = [name for name in everything if name in self._source["test"]]
+        return asked["TRAIN"] or [name for name in everything if name not in test], test
+
+    @property
+    def train(self) -> list[str]:
+        """Section ids to learn from."""
+        return self._chosen[0]
+
+    @property
+    def test(self) -> list[str]:
+        """Section ids held out; empty where the data set documents no split."""
+        return self._chosen[1]
+
+    @property
+    def sections(self) -> list:
+        """The chosen sections, training first (``readers.Ref``); ``load`` opens one."""
+        return [self._discovered[name] for name in (*self.train, *self.test)]
+
+    def load(self, ref):
+        """Open a section, given its reference or its id, with the mistake ``TRAP`` names made on purpose.
+
+        Returns
+        -------
+        spatialdata.SpatialData
+        """
+        from helpers import readers, traps
+
+        section = readers.read(self._discovered[ref] if isinstance(ref, str) else ref)
+        return traps.apply(section, self.trap) if self.trap else section
+
+    def provenance(self, section) -> str:
+        """Return one line on where a section comes from: source, size, pixel size, table, hash of the counts."""
+        from helpers import section as customs
+
+        table, (rows, columns) = customs.counts(section), customs.shape(section)
+        digest = hashlib.sha256()
+        for part in (table.X.data, table.X.indices, table.X.indptr):
+            digest.update(part.astype("<i8").tobytes())
+        facts = section.attrs
+        return (
+            f"{facts['section_id']} ({facts['dataset']}, {facts['platform']}): H&E {columns} x {rows} px at "
+            f"{facts['mpp']:.4g} um/px, {table.n_obs} spots x {table.n_vars} genes, counts {digest.hexdigest()[:8]}"
+        )
+
+    def truth(self, section_id: str):
+        """Return the truth of a generated section, or None on real data."""
+        if not self.is_virtual:
+            return None
+        from helpers.virtual import truth
+
+        return truth.read(self._source["truth"], section_id)
