@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers import notebook as notebooks
-from helpers import settings
+from helpers import runner_data, settings
 from helpers.execute_state import GOOD, Outcome, fingerprint, judge
 from helpers.messages import CourseError
 
@@ -150,6 +150,9 @@ def run(jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: floa
         for leftover in home.glob(".attempt-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
+        for job in todo:  # made here, so that no notebook's time is spent on it
+            if job.notebook.needs.get("sections", True):
+                runner_data.generate(job.parameters)
         bar = tqdm(total=len(todo), desc="notebooks", unit="notebook", file=sys.stderr, disable=not todo)
         options = {"workers": workers, "timeout": timeout, "stop": stop}
         ended = {job.notebook.name: pool.submit(execute, job, **options) for job in todo}

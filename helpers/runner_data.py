@@ -9,6 +9,18 @@ from pathlib import Path
 from helpers.messages import CourseError, note
 
 
+def generate(parameters: dict) -> Path | None:
+    """Make the virtual data set that ``DATA`` names, unless it is there; return its folder, or None for real data."""
+    from helpers import catalogue
+
+    known = {item.id: item for item in catalogue.datasets()}.get(parameters.get("DATA"))
+    if known is None or known.kind != "generated":
+        return None
+    from helpers.virtual import cohorts
+
+    return Path(cohorts.ensure(known.id, seed=int(parameters.get("SEED", 0))))
+
+
 class Data:
     """The sections of a run. Nothing is read, generated or imported before it is asked for."""
 
@@ -27,9 +39,7 @@ class Data:
         if known is not None:
             source["test"] = known.default_test
             if known.kind == "generated":
-                from helpers.virtual import cohorts
-
-                home = Path(cohorts.ensure(name, seed=self.seed))
+                home = generate(self.parameters)
                 source.update(folder=home / "sections", truth=home)
         return source
 

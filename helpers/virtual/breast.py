@@ -35,7 +35,7 @@ def _outline(ground: Ground, full_tissue: bool) -> np.ndarray:
     count, labels, stats, _ = cv2.connectedComponentsWithStats((distance > 0).astype(np.uint8), connectivity=4)
     if count > 2:
         main = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        distance[(labels != main) & (distance > 0)] = -1.0
+        distance[(labels != main) & (distance > 0)] = -15.0
     return distance.astype(np.float32)
 
 

@@ -41,7 +41,8 @@ REFERENCE_MIX = {
 """The section the levels in ``data/genes.csv`` refer to, and the mean of every null twin."""
 LEAK = 0.005  # rate of a marker in the types it does not mark, relative to the type it marks
 BROAD = 0.3  # mean weight over types from which a gene counts as broad: its level is the same in every type's profile
-AMBIENT = 1.0  # RNA that lies under every spot, in cells: an empty lumen is not a spot of zeros
+AMBIENT = 0.5  # RNA that strays under every spot from around it, in cells: an empty lumen is not a spot of zeros
+STRAY_SPOTS, STRAY_MIX = 19, 0.02  # it comes from so many nearest spots, and from the reference mix (cells a spot)
 REFERENCE_DENSITY = 8000.0  # cells per mm2 at which a spot reaches the platform's depth
 NULL_SD, NULL_AMOUNT_SD = 0.6, 0.35  # log sd of the hidden fields that take the place of morphology
 LENGTH_UM = {"own": 160.0, "er_clone": 350.0}  # correlation length of hidden fields; others 220 um
@@ -182,7 +183,7 @@ def _shift(genes: Panel, names, sds, seed) -> np.ndarray:
     return total
 
 
-def _visible_share(cells, member, genes: Panel, shift, subtype):
+def _visible_share(cells, member, xy_um, genes: Panel, shift, subtype):
     """Return RNA amount (spots,) in cells and the visible block's share (spots, genes)."""
     used = np.unique(member.indices)
     cells, member = cells.iloc[used], member[:, used]
@@ -203,10 +204,16 @@ def _visible_share(cells, member, genes: Panel, shift, subtype):
     block = 1 - genes.flat.sum()
     content = np.array([RNA_CONTENT[t] for t in genes.types])[kind]
     rate *= (content * block / rate.sum(1))[:, None]
-    ambient = np.exp(_reference(genes) + shift) * (genes.flat == 0)
-    ambient *= AMBIENT * block / ambient.sum()
+    mean = np.exp(_reference(genes) + shift) * (genes.flat == 0)
+    in_cells = member @ rate
+    around = cKDTree(xy_um).query(xy_um, k=np.arange(1, min(STRAY_SPOTS, len(xy_um)) + 1))[1]
+    nearest = sparse.csr_matrix(
+        (np.full(around.size, 1 / around.shape[1]), around.ravel(), np.arange(0, around.size + 1, around.shape[1]))
+    )
+    stray = nearest @ in_cells + STRAY_MIX * block * mean / mean.sum()
+    stray *= AMBIENT * block / stray.sum(1, keepdims=True)
     amount = member @ content + AMBIENT
-    return amount, (member @ rate + ambient) / amount[:, None]
+    return amount, (in_cells + stray) / amount[:, None]
 
 
 def _reference(genes: Panel) -> np.ndarray:
@@ -269,7 +276,7 @@ def expected(
     log_share = np.repeat(reference[None], len(xy_um), 0)
     log_amount = np.zeros(len(xy_um))
     if coupling > 0:  # at 0 the cells are not even looked at
-        amount, share = _visible_share(cells, spot_members(cells, xy_um, radius_um), genes, shift, subtype)
+        amount, share = _visible_share(cells, spot_members(cells, xy_um, radius_um), xy_um, genes, shift, subtype)
         log_amount += np.sqrt(coupling) * np.log(amount / amount_mean)
         seen = np.log(share[:, is_visible])
         log_share[:, is_visible] += np.sqrt(coupling) * (seen - reference[is_visible])
