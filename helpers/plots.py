@@ -52,7 +52,7 @@ def picture(axis, rgb, *, mpp: float | None = None, title: str = ""):
 
 
 def overlay(section, *, values=None, label: str = "", title: str = "", inset_um: float = 600.0, max_px: int = 900):
-    """Show the spots on the H&E: the whole section, and a crop at its middle where alignment can be judged by eye.
+    """Show the spots on the H&E: the section round them, and a crop at its middle where alignment can be judged by eye.
 
     Parameters
     ----------
@@ -83,6 +83,9 @@ def overlay(section, *, values=None, label: str = "", title: str = "", inset_um:
         axis.add_collection(circles)
     axes[0].add_patch(Rectangle((x0 * scale, y0 * scale), side * scale, side * scale, fill=False, color="black", lw=1))
     axes[1].set(xlim=(0, side), ylim=(side, 0))
+    margin = 0.12 * np.ptp(points, axis=0).max() * scale + 3
+    (left, top), (right, bottom) = points.min(0) * scale - margin, points.max(0) * scale + margin
+    axes[0].set(xlim=(max(left, 0), min(right, small.shape[1])), ylim=(min(bottom, small.shape[0]), max(top, 0)))
     if values is not None:
         figure.colorbar(axes[0].collections[0], ax=axes[1], shrink=0.8, label=label)
     return figure

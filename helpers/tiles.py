@@ -21,6 +21,7 @@ __all__ = [
 
 OUT_PX = 299
 """Tile side after resizing, in pixels: the input of Xception and InceptionV3."""
+_BAND_PX = 1024
 
 
 def side_px(section, side_um: float) -> int:
@@ -43,7 +44,7 @@ def inside(corners, side: int, shape_px):
 
 
 def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "drop", batch: int = 256, which=None):
-    """Yield batches of tiles; the slide is read once and memory does not grow with the number of spots.
+    """Yield batches of tiles, from top to bottom; the slide is read once, a band of rows at a time.
 
     Parameters
     ----------
@@ -80,31 +81,50 @@ def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "dro
         )
     if border == "drop":
         chosen = chosen[within[chosen]]
-    picture = sec.image(section)
-    rows, columns = picture.shape[:2]
+    rows, columns = sec.shape(section)
     interpolation = cv2.INTER_AREA if side >= out_px else cv2.INTER_CUBIC
-    for start in range(0, len(chosen), batch):
-        index = chosen[start : start + batch]
+    chosen = chosen[np.argsort(corners[chosen, 1], kind="stable")]
+    for index in _bands(corners[chosen, 1], chosen, batch):
+        top = int(np.clip(corners[index, 1].min(), 0, rows - 1))
+        bottom = int(np.clip(corners[index, 1].max() + side, top + 1, rows))
+        band = sec.window(section, 0, top, columns, bottom - top)
         out = np.empty((len(index), out_px, out_px, 3), np.uint8)
         for k, (x0, y0) in enumerate(corners[index]):
-            tile = picture[max(y0, 0) : y0 + side, max(x0, 0) : x0 + side]
+            tile = band[max(y0 - top, 0) : max(y0 + side - top, 0), max(x0, 0) : max(x0 + side, 0)]
             if not within[index[k]]:
-                above, left = max(-y0, 0), max(-x0, 0)
-                below, right = max(y0 + side - rows, 0), max(x0 + side - columns, 0)
+                above, left = np.clip((-y0, -x0), 0, side)
+                below, right = np.clip((y0 + side - rows, x0 + side - columns), 0, side)
                 tile = cv2.copyMakeBorder(tile, above, below, left, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))
             out[k] = cv2.resize(tile, (out_px, out_px), interpolation=interpolation)
         yield index, out
 
 
-def cut(section, *, side_um: float, out_px: int = OUT_PX, border: str = "drop", which=None, transform=None):
-    """Return all tiles at once: (index, tiles). See :func:`iterate`; ``transform`` recolours each batch."""
-    parts = [
-        (index, tiles if transform is None else transform(tiles))
-        for index, tiles in iterate(section, side_um=side_um, out_px=out_px, border=border, which=which)
-    ]
+def _bands(tops, order, batch: int):
+    """Split spots sorted by the top of their tiles into groups of at most ``batch`` within ``_BAND_PX`` rows."""
+    start = 0
+    while start < len(order):
+        stop = min(start + batch, int(np.searchsorted(tops, tops[start] + _BAND_PX, side="right")))
+        yield order[start:stop]
+        start = stop
+
+
+def cut(section, *, side_um: float, out_px: int = OUT_PX, border: str = "drop", which=None):
+    """Return all tiles at once, in the order of ``which`` (default: of the spots). See :func:`iterate`.
+
+    Returns
+    -------
+    index : int array (n,)
+    tiles : uint8 array (n, out_px, out_px, 3)
+    """
+    parts = list(iterate(section, side_um=side_um, out_px=out_px, border=border, which=which))
     if not parts:
         return np.empty(0, int), np.empty((0, out_px, out_px, 3), np.uint8)
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    index, tiles = (np.concatenate(part) for part in zip(*parts))
+    wanted = np.arange(sec.counts(section).n_obs) if which is None else np.asarray(which, int)
+    place = np.full(sec.counts(section).n_obs, -1)
+    place[index] = np.arange(len(index))
+    order = place[wanted][place[wanted] >= 0]
+    return index[order], tiles[order]
 
 
 def assess(
@@ -129,7 +149,11 @@ def assess(
     parts, indices = [], [np.empty(0, int)]
     for index, batch in iterate(section, side_um=side_um):
         indices.append(index)
-        parts.append(measure(batch, tile_mpp=side_um / OUT_PX, white_point=white_point, stains=stains))
+        parts.append(
+            measure(
+                batch, tile_mpp=side_um / OUT_PX, slide_mpp=sec.mpp(section), white_point=white_point, stains=stains
+            )
+        )
     index = np.concatenate(indices)
     table = pd.concat(parts, ignore_index=True) if parts else measure(np.empty((0, 8, 8, 3)), tile_mpp=1.0)
     covered = np.ones(len(names)) if coverage is None else np.asarray(coverage, float)

@@ -18,6 +18,8 @@ QC_LIMITS = {
     "blurred": 0.08,  # detail below 2 um, as a share of all contrast: an in-focus section has 0.1 to 0.4
     "single_stain": 0.03,  # 99th percentile of a stain's concentration, relative to the slide's
 }
+SHARPEST_MPP = 1.5
+"""Sharpness is judged only where a pixel of the slide is narrower than this (microns)."""
 _QC_PX = 96
 
 
@@ -34,15 +36,13 @@ def _pen_share(tiles) -> np.ndarray:
 
 
 def _sharpness(tile, tile_mpp: float) -> float:
-    """Return grey contrast finer than 2 um over all contrast of one tile; NaN where a pixel is wider than 2 um."""
-    if tile_mpp > 2:
-        return float("nan")
+    """Return grey contrast finer than 2 um over all contrast of one tile."""
     grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY).astype(np.float32)
     total = grey.std()
     return float((grey - cv2.GaussianBlur(grey, (0, 0), 1.0 / tile_mpp)).std() / total) if total > 0 else 0.0
 
 
-def measure(tiles, *, tile_mpp: float, white_point=(255.0, 255.0, 255.0), stains=None):
+def measure(tiles, *, tile_mpp: float, slide_mpp: float | None = None, white_point=(255.0, 255.0, 255.0), stains=None):
     """Measure what the quality control judges.
 
     Parameters
@@ -51,6 +51,9 @@ def measure(tiles, *, tile_mpp: float, white_point=(255.0, 255.0, 255.0), stains
         uint8 (n, y, x, 3), as cut from the slide, before any normalisation.
     tile_mpp
         Microns per pixel of these tiles (side_um / out_px).
+    slide_mpp
+        Microns per pixel of the slide they were cut from; default ``tile_mpp``. Above :data:`SHARPEST_MPP` sharpness
+        cannot be judged and is NaN.
     white_point
         Glass colour of the slide (R, G, B).
     stains
@@ -69,6 +72,7 @@ def measure(tiles, *, tile_mpp: float, white_point=(255.0, 255.0, 255.0), stains
         return pd.DataFrame(columns=columns, dtype=float)
     small = np.stack([cv2.resize(t, (_QC_PX, _QC_PX), interpolation=cv2.INTER_AREA) for t in tiles])
     white = np.asarray(white_point, np.float32)
+    judged = max(tile_mpp, slide_mpp or 0) <= SHARPEST_MPP
     corrected = np.clip(small * (255.0 / white), 0, 255)
     density = -np.log((small + 1.0) / (white + 1.0)).astype(np.float32)
     grey = np.stack([cv2.cvtColor(t, cv2.COLOR_RGB2GRAY) for t in small])
@@ -78,7 +82,7 @@ def measure(tiles, *, tile_mpp: float, white_point=(255.0, 255.0, 255.0), stains
             "black": (corrected.max(3) < QC_LIMITS["black"]).mean((1, 2)),
             "pen": _pen_share(corrected),
             "grey_sd": grey.std((1, 2)),
-            "sharpness": [_sharpness(t, tile_mpp) for t in tiles],
+            "sharpness": [_sharpness(t, tile_mpp) if judged else np.nan for t in tiles],
         }
     )
     amount = np.full((len(tiles), 2), np.nan)
@@ -119,8 +123,8 @@ def judge(table, *, coverage=None, min_tissue: float = MIN_TISSUE):
     return pd.Categorical(reason, categories=["ok", *REASONS])
 
 
-def spoil(tile, *, white_point, vectors, tile_mpp: float):
-    """Damage a good tile in six ways the quality control must recognise.
+def spoil(tile, *, white_point, vectors, tile_mpp: float, slide_mpp: float | None = None):
+    """Damage a good tile in the ways the quality control must recognise: six, or five where blur cannot be judged.
 
     Parameters
     ----------
@@ -128,18 +132,18 @@ def spoil(tile, *, white_point, vectors, tile_mpp: float):
         uint8 (y, x, 3) with tissue.
     white_point, vectors
         Glass colour (3,) and stain directions (2, 3) of its slide.
-    tile_mpp
-        Microns per pixel of the tile.
+    tile_mpp, slide_mpp
+        As for :func:`measure`.
 
     Returns
     -------
-    damaged : uint8 array (6, y, x, 3)
+    damaged : uint8 array (k, y, x, 3)
     names : list of str
         The reason each must be given.
     """
     white = np.asarray(white_point, np.float32)
     density = np.clip(-np.log((tile + 1.0) / (white + 1.0)), 0, None)
-    eosin = (density @ np.linalg.pinv(np.asarray(vectors)))[..., 1:].clip(0) + 0.3
+    eosin = (density @ np.linalg.pinv(np.asarray(vectors)))[..., 1:].clip(0, 1.5) + 0.3
     pen = tile.copy()
     pen[: len(tile) // 4] = (25, 60, 190)
     damaged = {
@@ -150,4 +154,6 @@ def spoil(tile, *, white_point, vectors, tile_mpp: float):
         "blurred": cv2.GaussianBlur(tile, (0, 0), 8.0 / tile_mpp),
         "single_stain": white * np.exp(-eosin * np.asarray(vectors)[1]),
     }
+    if max(tile_mpp, slide_mpp or 0) > SHARPEST_MPP:
+        del damaged["blurred"]
     return np.stack([np.rint(picture).astype(np.uint8) for picture in damaged.values()]), list(damaged)

@@ -72,6 +72,16 @@ def test_a_reason_for_every_kind_of_bad_tile():
     assert tiles.judge(table, coverage=np.full(7, 0.8))[0] == "ok"
 
 
+def test_sharpness_is_not_judged_on_a_coarse_slide():
+    good = speckled(np.random.default_rng(0))[0]
+    damaged, names = tiles.spoil(good, white_point=(240,) * 3, vectors=VECTORS, tile_mpp=0.5, slide_mpp=4.4)
+    assert "blurred" not in names and len(damaged) == 5
+    blurred = cv2.GaussianBlur(good, (0, 0), 8)[None]
+    for slide_mpp, reason in ((4.4, "ok"), (0.7, "blurred")):
+        table = tiles.measure(blurred, tile_mpp=0.5, slide_mpp=slide_mpp, white_point=(240,) * 3)
+        assert tiles.judge(table)[0] == reason
+
+
 def test_assess_gives_every_spot_a_reason(disc):
     points = sec.xy(disc).copy()
     points[0] = (3, 300)
