@@ -51,7 +51,8 @@ def run() -> list[dict]:
         began = time.perf_counter()
         for x0, y0 in tiles.boxes(sec.xy(section), side):
             whole = cv2.imread(str(folder / "he.jpg"))[..., ::-1]
-            cv2.resize(np.ascontiguousarray(whole[y0 : y0 + side, x0 : x0 + side]), (299, 299), interpolation=cv2.INTER_AREA)
+            crop = np.ascontiguousarray(whole[y0 : y0 + side, x0 : x0 + side])
+            cv2.resize(crop, (299, 299), interpolation=cv2.INTER_AREA)
         seconds_other = time.perf_counter() - began
     return [
         {

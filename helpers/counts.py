@@ -113,7 +113,7 @@ def pair(spot_names, table):
     tile_index = np.flatnonzero(names.isin(table.obs_names))
     if len(tile_index) == 0:
         raise CourseError(
-            f"no tile name in the count table (tiles such as {list(names[:1])}, spots such as {list(table.obs_names[:1])})",
+            f"no tile name in the count table (tiles {list(names[:1])}..., spots {list(table.obs_names[:1])}...)",
             "the same spot names",
             "cut the tiles from the same section",
         )

@@ -5,10 +5,12 @@ pooch offers hashes but no resuming, hence the small loop here. ``catalogue`` an
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from helpers.messages import CourseError, note
@@ -19,6 +21,8 @@ MAX_UNPACKED_BYTES = 200 * 2**30
 MAX_MEMBERS = 100_000
 MAX_RATIO = 200
 """An archive that unpacks to more than this many times its size is taken for a bomb (past the first 100 MB)."""
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
+"""What a damaged archive raises; RuntimeError: a password, or a compression unknown to Python."""
 _BLOCK = 1 << 16  # what a broken connection loses at most
 
 
@@ -172,7 +176,7 @@ def unpack(archive, folder) -> Path:
                 _vet(archive, [(m.name, m.size) for m in members], linked)
                 opened.extractall(part, filter="data")
         os.replace(part, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except _BROKEN as error:
         raise CourseError(
             f"an archive that cannot be unpacked ({error})",
             "a whole tar or zip file",

@@ -51,7 +51,10 @@ def refresh(path: Path, *, timeout: float | None = None) -> bool:
             seen = f"{outcome.kind}{where}: {outcome.reason}" if ended == "ended" else f"no end after {timeout:g} s"
             raise CourseError(seen, "a run that completes and passes", "mend the notebook", file=path)
         executed = nbformat.read(made / f"{declared.name}.ipynb", as_version=4)
-    source = nbformat.read(path, as_version=4)
+        source = nbformat.read(path, as_version=4)
+        for name in source.metadata.get("course", {}).get("readme", ()):  # the pictures README.md shows
+            shown = base64.b64encode((made / "figures" / f"{name}.png").read_bytes()).decode()
+            (path.parent.parent / "figures" / f"{name}.png").write_bytes(base64.b64decode(_palette(shown, 1.0)))
     text = nbformat.writes(normalise(source, executed)) + "\n"
     if text == path.read_text(encoding="utf-8"):
         return False

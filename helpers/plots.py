@@ -91,6 +91,22 @@ def overlay(section, *, values=None, label: str = "", title: str = "", inset_um:
     return figure
 
 
+def cover(section, before, after, tile_mpp: float):
+    """Show a section with its spots, and one tile (uint8, (1, y, x, 3)) before and after normalisation."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Circle
+
+    small, scale = sec.thumbnail(section, 900)
+    figure, axes = new_figure(1, 3, size=(10.5, 3.7))
+    picture(axes[0], small, mpp=sec.mpp(section) / scale, title="a section and its spots")
+    radius = sec.um_to_px(section, section.attrs["spot_diameter_um"]) / 2 * scale
+    spots = [Circle(place, radius) for place in sec.xy(section) * scale]
+    axes[0].add_collection(PatchCollection(spots, facecolor="none", edgecolor=OKABE_ITO[0], linewidth=0.6))
+    picture(axes[1], before[0], mpp=tile_mpp, title="a tile as scanned")
+    picture(axes[2], after[0], mpp=tile_mpp, title="the same in the template's stain")
+    return figure
+
+
 def panels(images, titles, *, mpp=None, columns: int = 4, size: float = 2.3):
     """Show images side by side (uint8 RGB or bool masks), each with a title and, if ``mpp`` is given, a scale bar.
 
@@ -164,7 +180,7 @@ def stain_plane(
 def before_after(names, before, after, *, ylabel: str, title: str = ""):
     """Show two numbers per section, joined by a line: open circle before, full circle after."""
     figure, axis = new_figure(size=(min(9.0, 0.55 * len(names) + 2.5), 3.0))
-    place = np.arange(len(names))
+    place, before, after = np.arange(len(names)), np.asarray(before, float), np.asarray(after, float)
     axis.vlines(place, after, before, color="0.7", lw=1)
     axis.scatter(place, before, s=30, facecolor="white", edgecolor=OKABE_ITO[1], label="before", zorder=2)
     axis.scatter(place, after, s=30, color=OKABE_ITO[0], label="after", zorder=2)

@@ -16,6 +16,8 @@ from helpers.section import check_counts, rgb8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf")
 MAX_WHOLE_PX = 2**30
 """Largest TIFF opened as a whole. For JPEG and PNG Pillow's own limit, 358 Mpx, is kept; tiled TIFFs have none."""
+_COLOURS = ("RGB", "MINISBLACK", "YCBCR")
+"""What a TIFF's numbers may mean; tifffile turns YCbCr into RGB and hands on all others as they are."""
 _MAX_FILES = 20_000
 
 
@@ -157,8 +159,9 @@ def _read_tiff(path):
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0].levels[0]
             page, axes, shape, kind = series.keyframe, series.axes, series.shape, series.dtype
-            if page.photometric.name == "SEPARATED":
-                raise CourseError("a CMYK image", "8-bit RGB or grey", "export it as 8-bit RGB", file=path)
+            if page.photometric.name not in _COLOURS:  # inverted grey, palette, CMYK, Lab: numbers of another meaning
+                kind_of = {"SEPARATED": "CMYK"}.get(page.photometric.name, page.photometric.name.lower())
+                raise CourseError(f"a TIFF of colours {kind_of}", "8-bit RGB or grey", "export it as RGB", file=path)
             rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
             lazy = axes in ("YXS", "YXC") and kind == np.uint8 and shape[2] == 3 and page.is_tiled
             if not lazy and rows * columns > MAX_WHOLE_PX:

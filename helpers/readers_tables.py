@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from helpers.messages import CourseError, note
 from helpers.readers_files import IMAGE_SUFFIXES, unreadable
 
 TABLE_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
+_BROKEN = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 _NOT_LABELS = {"sample_name", "section_id", "replicate", "bioproject_accession"}
 _SUBJECTS = ("subject_id", "patient_id", "patient", "animal", "isolate")
 _XY = re.compile(r"(-?\d+(?:[.,]\d+)?)x(-?\d+(?:[.,]\d+)?)")
@@ -55,7 +57,7 @@ def kind(path: Path) -> str | None:
     try:
         with _open_text(path) as stream:
             first, second = stream.readline(), stream.readline()
-    except (OSError, EOFError, UnicodeDecodeError):
+    except _BROKEN:
         return None
     separator = _separator(first)
     header, row = _fields(first, separator), _fields(second, separator)
@@ -78,7 +80,7 @@ def read_table(path) -> pd.DataFrame:
         with _open_text(path) as stream:
             separator = _separator(stream.readline())
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str, compression="infer")
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (*_BROKEN, ValueError) as error:
         raise unreadable(path, error) from None
     table.columns = [str(name).strip() for name in table.columns]
     return table
@@ -120,7 +122,7 @@ def read_counts(path):
                     )
                 names.append(name.strip().strip('"'))
                 rows.append(sparse.csr_matrix(values[None]))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except _BROKEN as error:
         raise unreadable(path, error) from None
     if not rows or not rows[0].shape[1]:
         raise CourseError(

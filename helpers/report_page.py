@@ -30,8 +30,8 @@ footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 """
 NOTEBOOK_STYLE = """
 main{max-width:920px}.cell{margin:0 0 1rem;min-width:0}.prompt{display:none}.anchor-link{display:none}
-.input_area pre{background:var(--code);border-radius:8px;padding:.7rem .9rem;margin:.2rem 0;overflow-x:auto;
-line-height:1.45}
+.input_area pre{background:var(--code);border-radius:8px;padding:.7rem .9rem;margin:.2rem 0;line-height:1.45;
+white-space:pre-wrap;overflow-wrap:anywhere}
 .output_area{overflow-x:auto;margin:.35rem 0}.output_area pre{margin:0;padding:.15rem .9rem;white-space:pre-wrap;
 overflow-wrap:anywhere}.output_stderr pre{color:var(--soft);font-size:.78em}
 .output_error pre{background:var(--badbg);border-left:3px solid var(--bad);border-radius:6px;padding:.7rem .9rem}
@@ -83,6 +83,10 @@ def convert(notebook: Path, target: Path) -> None:
     from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = re.sub(r"[^\n]*\r(?!\n|$)", "", output.text)  # a progress bar's last state is enough
     fragment, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(content)
     fragment = re.sub(r"<script\b.*?</script>", "", fragment, flags=re.S | re.I)
     title = content.metadata.get("course", {}).get("title", notebook.stem)

@@ -33,21 +33,30 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK = 2048
+_STEP = 4
+"""Each level of the picture is this many times smaller than the one before."""
 
 
 def _picture(lazy, transformations):
     """Return the multiscale SpatialData image of a lazy uint8 array (3, y, x)."""
+    import dask.array as da
     from spatialdata.models import Image2DModel
 
     shorter = min(lazy.shape[1:])
-    return Image2DModel.parse(
+    factors = [_STEP, _STEP] if shorter >= 2048 else ([_STEP] if shorter >= 512 else None)
+    picture = Image2DModel.parse(
         lazy,
         dims=("c", "y", "x"),
         c_coords=["r", "g", "b"],
-        scale_factors=[4, 4] if shorter >= 2048 else ([4] if shorter >= 512 else None),
+        scale_factors=factors,
         chunks=(3, _CHUNK, _CHUNK),
         transformations=transformations,
     )
+    for level in range(1, 1 + len(factors or ())):  # spatialdata cuts the means off, half a grey value lost per level
+        finer, coarse = (picture[f"scale{number}"]["image"] for number in (level - 1, level))
+        means = da.coarsen(np.mean, finer.data, {1: _STEP, 2: _STEP}, trim_excess=True)
+        coarse.data = da.rint(means).astype(np.uint8).rechunk(coarse.chunks)
+    return picture
 
 
 def build(

@@ -161,11 +161,11 @@ def _tissue_share(section, max_px: int):
     small, scale = thumbnail(section, max_px)
     density = -np.log((cv2.GaussianBlur(small, (0, 0), 2).astype(np.float32) + 1) / 256).sum(2)
     density -= np.quantile(density, 0.05)  # glass may be grey
-    grey = np.clip(density / np.quantile(density, 0.999) * 255, 0, 255).astype(np.uint8)
+    grey = np.clip(density / max(np.quantile(density, 0.999), 1e-3) * 255, 0, 255).astype(np.uint8)
     level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     points = xy(section) * scale
-    step = pitch_px(points)
-    radius = int(np.clip(np.nan_to_num(step) / 2, 1, 40))  # gaps narrower than a spacing are tissue all the same
+    step = np.nan_to_num(pitch_px(points))  # a single spot has no spacing and cannot be shifted
+    radius = int(np.clip(step / 2, 1, 40))  # gaps narrower than a spacing are tissue all the same
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
     tissue = cv2.morphologyEx((grey > level * 0.7).astype(np.uint8), cv2.MORPH_CLOSE, disc).astype(np.float32)
 
