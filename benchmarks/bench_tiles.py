@@ -45,6 +45,7 @@ def run() -> list[dict]:
         folder = Path(name)
         section = _section(folder)
         began = time.perf_counter()
+        cv2.imread(str(folder / "he.jpg"))  # the reader opens the file once
         _, ours = tiles.cut(section, side_um=SIDE_UM)
         seconds_ours = time.perf_counter() - began
         side = tiles.side_px(section, SIDE_UM)

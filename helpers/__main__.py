@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options) -> int:
-    from helpers import execute, report
+    from helpers import execute, report, runner_data
 
     names = [name for name, _ in options.p]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -45,6 +45,9 @@ def _run(options) -> int:
     if options.jobs < 1:
         raise CourseError(f"--jobs {options.jobs}", "1 or more", "choose --jobs 1")
     jobs = execute.plan(options.numbers, given=dict(options.p), out=options.out)
+    for job in jobs:  # the virtual tissue is made here, so that no notebook's time is spent on it
+        if job.notebook.needs.get("sections", True) and (options.fresh or job.state != "up to date"):
+            runner_data.generate(job.parameters)
     outcomes = execute.run(jobs, fresh=options.fresh, workers=options.jobs, timeout=options.timeout)
     for outcome in outcomes:
         word = "up to date" if outcome.skipped else outcome.kind

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers import notebook as notebooks
-from helpers import runner_data, settings
+from helpers import settings
 from helpers.execute_state import GOOD, Outcome, fingerprint, judge
 from helpers.messages import CourseError
 
@@ -44,11 +44,12 @@ class Job:
         """``up to date``, ``missing``, ``failed`` or ``stale``."""
         try:
             record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            kind, made_from = record["kind"], record["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):  # not there, half written, or of another version's form
             return "missing"
-        if record["kind"] != GOOD:
+        if kind != GOOD:
             return "failed"
-        if record["fingerprint"] != self.fingerprint:
+        if made_from != self.fingerprint:
             return "stale"
         outputs = (f"{self.notebook.name}.ipynb", f"{self.notebook.name}.html")
         whole = all((self.folder / name).is_file() for name in outputs) and judge(self.folder, self.notebook).good
@@ -150,9 +151,6 @@ def run(jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: floa
         for leftover in home.glob(".attempt-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
-        for job in todo:  # made here, so that no notebook's time is spent on it
-            if job.notebook.needs.get("sections", True):
-                runner_data.generate(job.parameters)
         bar = tqdm(total=len(todo), desc="notebooks", unit="notebook", file=sys.stderr, disable=not todo)
         options = {"workers": workers, "timeout": timeout, "stop": stop}
         ended = {job.notebook.name: pool.submit(execute, job, **options) for job in todo}
@@ -190,7 +188,8 @@ def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=No
         outcome = judge(made, job.notebook) if ended == "ended" else Outcome(name, ended, f"after {timeout:g} s")
         outcome.seconds, outcome.fingerprint = round(time.monotonic() - began, 1), job.fingerprint
         write_record(made, outcome, title=job.notebook.title)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.folder.exists():  # moved, not deleted here: whoever is killed now never leaves half a folder
+            os.replace(job.folder, attempt / "replaced")
         os.replace(made, job.folder)
     except OSError as problem:
         outcome = Outcome(name, "not written", f"{problem.strerror or problem} ({job.folder})")

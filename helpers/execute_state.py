@@ -82,14 +82,14 @@ def judge(folder: Path, notebook: notebooks.Notebook) -> Outcome:
     name = notebook.name
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        products = dict(results["products"].items())
+        failed = [item["name"] for item in results["verdicts"] if not item["pass"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or of another version's form
         return _failure(folder, name)
-    products = results["products"]
     gone = [item for item in notebook.promises if item not in products]
     gone += [item for item, file in products.items() if not (folder / file).exists()]
     if gone:
         return Outcome(name, "missing product", ", ".join(gone))
-    failed = [item["name"] for item in results["verdicts"] if not item["pass"]]
     if failed:
         return Outcome(name, "verdict failed", ", ".join(failed))
     return Outcome(name, GOOD)

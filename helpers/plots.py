@@ -92,7 +92,7 @@ def overlay(section, *, values=None, label: str = "", title: str = "", inset_um:
 
 
 def cover(section, before, after, tile_mpp: float):
-    """Show a section with its spots, and one tile (uint8, (1, y, x, 3)) before and after normalisation."""
+    """Show a section with its spots, and one tile (uint8 RGB) before and after normalisation."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle
 
@@ -102,8 +102,8 @@ def cover(section, before, after, tile_mpp: float):
     radius = sec.um_to_px(section, section.attrs["spot_diameter_um"]) / 2 * scale
     spots = [Circle(place, radius) for place in sec.xy(section) * scale]
     axes[0].add_collection(PatchCollection(spots, facecolor="none", edgecolor=OKABE_ITO[0], linewidth=0.6))
-    picture(axes[1], before[0], mpp=tile_mpp, title="a tile as scanned")
-    picture(axes[2], after[0], mpp=tile_mpp, title="the same in the template's stain")
+    picture(axes[1], before, mpp=tile_mpp, title="a tile as scanned")
+    picture(axes[2], after, mpp=tile_mpp, title="the same in the template's stain")
     return figure
 
 

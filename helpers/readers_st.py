@@ -147,7 +147,7 @@ def load(ref) -> dict:
     counts = read_counts(ref.files["counts"])
     name_genes(counts, ref.files.get("genes"))
     picture = read_image(ref.files["image"])
-    extra = {}
+    extra = {"image_file": str(ref.files["image"])}
     if ref.layout == "st frame":
         counts.obs[["array_x", "array_y"]] = array_xy(counts.obs_names)
         xy, mpp, source = _from_frame(counts, picture.shape, ref.files["image"])
@@ -201,6 +201,8 @@ def _join(counts, ref):
     table = read_table(path)
     columns = ["x", "y", "pixel_x", "pixel_y"] + [name for name in ("new_x", "new_y", "selected") if name in table]
     table = pd.DataFrame(numbers(table, columns, path), columns=columns)
+    if table.empty:
+        raise CourseError("a table without rows", "x, y, pixel_x and pixel_y a spot", "copy it again", file=path)
     table.index = pd.MultiIndex.from_arrays(table[["x", "y"]].round().to_numpy(int).T)
     keys = pd.MultiIndex.from_arrays(array_xy(counts.obs_names).round().astype(int).T)
     for what, index in (("position", table.index), ("spot", keys)):

@@ -109,7 +109,7 @@ def load(ref) -> dict:
         "xy_px": counts.obsm["spatial"],
         "mpp": mpp / scale,
         "mpp_source": how if scale == 1 else f"{how}; {which} image, {scale:.4g} of full size",
-        "extra": {"image": which, "image_scale": float(scale), "mirrored": mirrored},
+        "extra": {"image_file": str(image), "image": which, "image_scale": float(scale), "mirrored": mirrored},
     }
 
 

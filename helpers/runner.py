@@ -138,8 +138,8 @@ class Run(Data):
             writer(draft)
             if not _has_content(draft):
                 raise CourseError(f"nothing written for {file!r}", "content", "mend the function that writes it")
-            if final.is_dir():  # a store such as section.zarr: a folder cannot be replaced in one step
-                shutil.rmtree(final)
+            if final.is_dir():  # a store such as section.zarr: moved away first, so that half of it never stands here
+                os.replace(final, draft.with_name(draft.name + "-old"))
             os.replace(draft, final)
         except OSError as problem:
             raise CourseError(
@@ -147,6 +147,7 @@ class Run(Data):
                 file=final,
             ) from problem
         finally:
+            shutil.rmtree(draft.with_name(draft.name + "-old"), ignore_errors=True)
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
         return final
 

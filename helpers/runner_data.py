@@ -98,6 +98,26 @@ class Data:
         """The chosen sections, training first (``readers.Ref``); ``load`` opens one."""
         return [self._discovered[name] for name in (*self.train, *self.test)]
 
+    def pick(self, parameter: str) -> str:
+        """Return the section id that a parameter such as ``TEMPLATE`` names; the first section where it is empty.
+
+        Raises
+        ------
+        CourseError
+            The data hold no such section.
+        """
+        name = self.parameters.get(parameter, "").strip()
+        return self._ref(name, parameter).section_id if name else self.sections[0].section_id
+
+    def _ref(self, name: str, parameter: str = "the call"):
+        known = self._discovered
+        if name in known:
+            return known[name]
+        raise CourseError(
+            f"section {name!r} in {parameter}", f"one of {', '.join(known)}", f"correct {parameter}",
+            file=self._source["folder"],
+        )  # fmt: skip
+
     def load(self, ref):
         """Open a section, given its reference or its id, with the mistake ``TRAP`` names made on purpose.
 
@@ -107,7 +127,7 @@ class Data:
         """
         from helpers import readers, traps
 
-        section = readers.read(self._discovered[ref] if isinstance(ref, str) else ref)
+        section = readers.read(self._ref(ref) if isinstance(ref, str) else ref)
         return traps.apply(section, self.trap) if self.trap else section
 
     def provenance(self, section) -> str:

@@ -39,7 +39,6 @@ _STEP = 4
 
 def _picture(lazy, transformations):
     """Return the multiscale SpatialData image of a lazy uint8 array (3, y, x)."""
-    import dask.array as da
     from spatialdata.models import Image2DModel
 
     shorter = min(lazy.shape[1:])
@@ -54,9 +53,21 @@ def _picture(lazy, transformations):
     )
     for level in range(1, 1 + len(factors or ())):  # spatialdata cuts the means off, half a grey value lost per level
         finer, coarse = (picture[f"scale{number}"]["image"] for number in (level - 1, level))
-        means = da.coarsen(np.mean, finer.data, {1: _STEP, 2: _STEP}, trim_excess=True)
-        coarse.data = da.rint(means).astype(np.uint8).rechunk(coarse.chunks)
+        chunks = ((3,), *(tuple(side // _STEP for side in sides) for sides in finer.data.chunks[1:]))
+        means = finer.data.map_blocks(_shrink, chunks=chunks, meta=np.empty((0, 0, 0), np.uint8))
+        coarse.data = means.rechunk(coarse.data.chunksize)
     return picture
+
+
+def _shrink(block):
+    """Return a uint8 block (3, y, x) with each square of ``_STEP`` pixels replaced by its rounded mean."""
+    import cv2
+
+    rows, columns = (side // _STEP for side in block.shape[1:])
+    if not (rows and columns):
+        return np.empty((3, rows, columns), np.uint8)
+    whole = np.ascontiguousarray(np.moveaxis(block[:, : rows * _STEP, : columns * _STEP], 0, 2))
+    return np.moveaxis(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), 2, 0)
 
 
 def build(

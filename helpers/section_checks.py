@@ -15,6 +15,7 @@ SPOT_DIAMETER_UM = {"visium": 55.0, "st": 100.0, "st2k": 100.0}
 """Diameter of a capture spot in microns. The 2k files do not state theirs; 100 is assumed."""
 MPP_RANGE = (0.05, 25.0)
 PITCH_TOLERANCE = 0.15
+_ENSEMBL = re.compile(r"ENS[A-Z]{0,4}G\d{8}")
 _SAFE_ID = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.UNICODE)
 
 
@@ -73,7 +74,7 @@ def check_mpp(value, *, file=None) -> None:
 
 
 def pitch_px(points, *, quantile: float = 0.5) -> float:
-    """Return the median, or another quantile, of each point's distance to its nearest neighbour (unit of ``points``)."""
+    """Return the median, or another quantile, of the distances to the nearest neighbour (unit of ``points``)."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
@@ -105,8 +106,8 @@ def check(section):
     ------
     CourseError
         Wrong image type, no or absurd pixel size, spots outside the image, spot spacing that contradicts the
-        platform's (a pixel size 100 times off), non-integer counts, duplicate names, Ensembl ids where symbols are needed,
-        missing ``section_id`` or ``subject_id``.
+        platform's (a pixel size 100 times off), non-integer counts, duplicate names, Ensembl ids where symbols are
+        needed, missing ``section_id`` or ``subject_id``.
     """
     source = section.attrs.get("source")
     picture = level0(section)
@@ -120,7 +121,7 @@ def check(section):
     for kind, names in (("gene", table.var_names), ("spot", table.obs_names)):
         if not names.is_unique:
             raise CourseError(f"repeated {kind} names", "unique names", f"make the {kind} names unique", file=source)
-    ensembl = np.mean([str(name).startswith(("ENSG0", "ENSMUSG0")) for name in table.var_names[:200]])
+    ensembl = np.mean([bool(_ENSEMBL.match(str(name))) for name in table.var_names])  # of any species
     if ensembl > 0.5:
         raise CourseError(
             f"Ensembl ids as gene names ({', '.join(table.var_names[:3])})",

@@ -28,8 +28,20 @@ def window(section, x0: int, y0: int, width: int, height: int):
             f"inside the image of {columns} x {rows} px",
             "clip it, or drop the tile",
         )
-    lazy = level0(section).data[:, y0 : y0 + height, x0 : x0 + width]
-    return np.ascontiguousarray(np.moveaxis(lazy.compute(), 0, 2))
+    return _pixels(section, level0(section).data[:, y0 : y0 + height, x0 : x0 + width])
+
+
+def _picture_file(section):
+    return section.attrs.get("image_file", section.attrs.get("source"))
+
+
+def _pixels(section, lazy):
+    """Return lazy pixels (3, y, x) as an array (y, x, 3); a picture on disk may prove damaged only now."""
+    try:
+        return np.ascontiguousarray(np.moveaxis(lazy.compute(), 0, 2))
+    except (OSError, RuntimeError, ValueError) as error:  # what imagecodecs, zarr and the file system raise
+        seen = f"a part of the image that cannot be decoded ({error})"
+        raise CourseError(seen, "a whole image", "copy it again", file=_picture_file(section)) from None
 
 
 def image(section):
@@ -53,7 +65,7 @@ def thumbnail(section, max_px: int = 1200):
             candidate = element[name]["image"]
             if max(candidate.sizes["y"], candidate.sizes["x"]) >= max_px:
                 level = candidate
-    small = np.ascontiguousarray(np.moveaxis(level.data.compute(), 0, 2))
+    small = _pixels(section, level.data)
     scale = min(1.0, max_px / max(full_rows, full_columns))
     size = (max(1, round(full_columns * scale)), max(1, round(full_rows * scale)))
     if size != (small.shape[1], small.shape[0]):

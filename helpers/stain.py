@@ -141,7 +141,7 @@ def _vahadane(od, start, sparsity, *, rounds=300, tolerance=1e-5):
     return _order(vectors)
 
 
-def _check_pixels(od):
+def _check_pixels(od, file):
     """Refuse tissue pixels (n, 3) that no two stains could explain; the reason names what they look like."""
     middle = np.median(od, axis=0) if len(od) else np.zeros(3)
     if len(od) < MIN_PIXELS:
@@ -156,11 +156,20 @@ def _check_pixels(od):
             return
         found = "pixels of one stain only (spread {:.2f} along it, {:.3f} and {:.3f} across)".format(*spread)
     fix = "check the tissue mask and the white point, or skip this image"
-    raise CourseError(found, f"at least {MIN_PIXELS} pixels of two stains", fix)
+    raise CourseError(found, f"at least {MIN_PIXELS} pixels of two stains", fix, file=file)
 
 
 def fit(
-    rgb, *, method="vahadane", white_point, tissue=None, seed=0, sparsity=SPARSITY, blur_px=1.0, max_pixels=100_000
+    rgb,
+    *,
+    method="vahadane",
+    white_point,
+    tissue=None,
+    seed=0,
+    sparsity=SPARSITY,
+    blur_px=1.0,
+    max_pixels=100_000,
+    file=None,
 ):
     """Fit the stain of one slide: once, from a sample of its tissue.
 
@@ -181,6 +190,8 @@ def fit(
     blur_px
         Gaussian sigma applied to an image beforehand (about 0.7 um of tissue is good; 0 for none); ignored for pixels,
         which :func:`sample` smooths.
+    file
+        Named in the error.
 
     Raises
     ------
@@ -200,7 +211,7 @@ def fit(
     stained = od.mean(axis=1) > TISSUE_OD
     od, pixels = od[stained].astype(np.float64), pixels[stained]
     strong = od.mean(axis=1) > FIT_OD
-    _check_pixels(od[strong])
+    _check_pixels(od[strong], file)
     extremes = _macenko(od[strong])
     vectors = _vahadane(od[strong], extremes, sparsity) if method == "vahadane" else extremes
     far = [angle_deg(vector, expected) for vector, expected in zip(vectors, EXPECTED)]
@@ -210,6 +221,7 @@ def fit(
             f"stain vectors {apart:.0f} degrees apart, H {far[0]:.0f} and E {far[1]:.0f} degrees from those of H&E",
             f"at least {MIN_SEPARATION_DEG:.0f} apart and within {MAX_FROM_EXPECTED_DEG:.0f}",
             "check that the image is RGB H&E, and the white point",
+            file=file,
         )
     few = pixels[:: 1 + len(pixels) // 30_000]  # plenty for a mean and a spread
     lab = to_lab(remove_cast(few, white_point).astype(float))

@@ -72,7 +72,7 @@ class Normaliser:
 
 
 # ---------------------------------------------------------------- whole slides, a strip at a time
-def sample(read_window, shape, tissue, *, n=100_000, seed=0, blur_px=1.0, strip=1024):
+def sample(read_window, shape, tissue, *, n=100_000, seed=0, blur_px=1.0, strip=1024, file=None):
     """Return ``n`` full-resolution tissue pixels, uint8 (n, 3), reading only the strips and columns that hold tissue.
 
     Parameters
@@ -86,11 +86,13 @@ def sample(read_window, shape, tissue, *, n=100_000, seed=0, blur_px=1.0, strip=
     blur_px
         Gaussian sigma that rids the pixels of camera and JPEG noise, which would bend the stain vectors; 0.7 um of
         tissue (1 px at 0.69 um/px) is good, 0 switches it off.
+    file
+        Named in the error when there is no tissue.
     """
     tissue = np.asarray(tissue, bool)
     rows, columns = np.nonzero(tissue)
     if len(rows) == 0:
-        raise CourseError("a tissue mask without tissue", "some tissue", "check the mask; skip this image")
+        raise CourseError("a slide without tissue", "some tissue", "look at the image, or leave it out", file=file)
     draw = rng(seed, "stain", "sample")
     pick = draw.integers(0, len(rows), n)
     scale = np.divide(shape, tissue.shape)

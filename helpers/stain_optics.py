@@ -20,12 +20,13 @@ _LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.
 _LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1.0, 1, 1], [1, 1, -2], [1, -1, 0]])
 
 
-def white_point(rgb, *, tissue=None, details=False):
+def white_point(rgb, *, tissue=None, details=False, file=None):
     """Estimate the colour of empty glass.
 
     Glass is what lies off the tissue, bright and flat. Because eosin bleeds into the glass beside the tissue, only the
-    half of it that is farthest from tissue counts; dust is left out. Without enough glass (less than 0.5 % of the
-    image) the brightest 1 % of the pixels stands in, a rough guess; a note then goes to stderr.
+    half of it that is farthest from tissue counts; dust is left out, and so is pure white painted round a scan. Without
+    enough glass (less than 0.5 % of the image) the brightest 1 % of the pixels stands in, a rough guess; a note then
+    goes to stderr.
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ def white_point(rgb, *, tissue=None, details=False):
         bool (y, x), True on tissue, if known.
     details
         Also return how the value was found.
+    file
+        Named in the error.
 
     Returns
     -------
@@ -48,13 +51,15 @@ def white_point(rgb, *, tissue=None, details=False):
     rgb = rgb8(rgb)
     if rgb.ndim != 3 or (tissue is not None and np.shape(tissue) != rgb.shape[:2]):
         shapes = f"an image {rgb.shape} and a mask {np.shape(tissue)}"
-        raise CourseError(shapes, "(y, x, 3) and (y, x)", "make the mask from this thumbnail")
+        raise CourseError(shapes, "(y, x, 3) and (y, x)", "make the mask from this thumbnail", file=file)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     top = float(np.quantile(grey, 0.995))
     if top < 60:
-        raise CourseError(f"an image no brighter than {top:.0f}", "glass or pale tissue", "check the image is H&E")
+        seen = f"an image no brighter than {top:.0f}"
+        raise CourseError(seen, "glass or pale tissue", "check the image is H&E, or leave it out", file=file)
     box = np.ones((5, 5), np.uint8)
     glass = (cv2.dilate(grey, box) - cv2.erode(grey, box) <= 8) & (grey > 0.75 * top)
+    glass &= ~_padding(rgb, glass)
     if tissue is not None and np.any(tissue):
         off = (~np.asarray(tissue, bool)).astype(np.uint8)
         distance = cv2.distanceTransform(off, cv2.DIST_L2, 5)
@@ -74,6 +79,17 @@ def white_point(rgb, *, tissue=None, details=False):
     if not details:
         return found
     return found, {"source": "glass" if fraction >= 0.005 else "brightest", "glass_fraction": fraction}
+
+
+def _padding(rgb, glass):
+    """Return the pure white (y, x) that was painted round a scan: much of it, and a gap between it and tinted glass."""
+    pure = glass & (rgb.min(axis=2) == 255)
+    if pure.sum() < 0.2 * glass.sum():
+        return np.zeros_like(pure)
+    rest = rgb[glass & ~pure].mean(axis=1)  # of overexposed glass, in contrast, some is just below 255
+    painted = len(rest) > 0.05 * glass.size and np.median(rest) < 250 and (rest > 251).mean() < 0.02
+    painted = painted and 1.4826 * np.median(np.abs(rest - np.median(rest))) <= 4
+    return pure if painted else np.zeros_like(pure)
 
 
 def remove_cast(rgb, white_point):

@@ -16,7 +16,7 @@ from helpers.tiles_quality import MIN_TISSUE, REASONS, judge, measure, spoil
 
 __all__ = [
     "MIN_TISSUE", "OUT_PX", "REASONS", "assess", "augment", "boxes", "cut", "inside", "iterate", "judge", "measure",
-    "side_px", "spoil", "z_transform",
+    "side_px", "spoil", "typical", "usable", "z_transform",
 ]  # fmt: skip
 
 OUT_PX = 299
@@ -33,7 +33,7 @@ def side_px(section, side_um: float) -> int:
 
 def boxes(xy_px, side: int):
     """Return the top-left corners of square tiles centred on spots, int array (n, 2): x0, y0 in pixels."""
-    return np.rint(np.asarray(xy_px, float) - side / 2).astype(int)
+    return np.floor(np.asarray(xy_px, float) - side / 2 + 0.5).astype(int)  # rint would take halves to even numbers
 
 
 def inside(corners, side: int, shape_px):
@@ -77,7 +77,7 @@ def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "dro
             f"{(~within[chosen]).sum()} tiles of {side_um:g} um that leave the image",
             "tiles inside the image",
             "use a smaller tile, or border='drop'",
-            file=section.attrs.get("source"),
+            file=section.attrs.get("image_file", section.attrs.get("source")),
         )
     if border == "drop":
         chosen = chosen[within[chosen]]
@@ -115,8 +115,21 @@ def cut(section, *, side_um: float, out_px: int = OUT_PX, border: str = "drop", 
     -------
     index : int array (n,)
     tiles : uint8 array (n, out_px, out_px, 3)
+
+    Raises
+    ------
+    CourseError
+        Spots were asked for, but every tile leaves the image.
     """
     parts = list(iterate(section, side_um=side_um, out_px=out_px, border=border, which=which))
+    if not parts and (which is None or len(which)):
+        height, width = (side * sec.mpp(section) for side in sec.shape(section))
+        raise CourseError(
+            f"no tile of {side_um:g} um inside the image of {width:.0f} x {height:.0f} um",
+            "at least one",
+            "use a smaller tile",
+            file=section.attrs.get("image_file", section.attrs.get("source")),
+        )
     if not parts:
         return np.empty(0, int), np.empty((0, out_px, out_px, 3), np.uint8)
     index, tiles = (np.concatenate(part) for part in zip(*parts))
@@ -163,6 +176,26 @@ def assess(
     return table.assign(coverage=covered, reason=pd.Categorical(reason, categories=["ok", *REASONS]))
 
 
+def usable(table, *, file=None):
+    """Return which tiles of :func:`assess` have no reason against them, bool (n,); refuse a section without any.
+
+    Raises
+    ------
+    CourseError
+        No tile is left; the reasons are counted. ``file`` is named.
+    """
+    kept = (table["reason"] == "ok").to_numpy()
+    if not kept.any():
+        reasons = table["reason"].value_counts().loc[lambda number: number > 0]
+        raise CourseError(
+            f"no usable tile ({', '.join(f'{number} {reason}' for reason, number in reasons.items()) or 'no spot'})",
+            "at least one",
+            "look at the section; lower MIN_TISSUE or TILE_UM, or leave the section out",
+            file=file,
+        )
+    return kept
+
+
 # ---------------------------------------------------------------- for training
 def augment(tiles, *, rng):
     """Return each tile turned by a random quarter turn and flipped or not (eight equally likely views)."""
@@ -173,6 +206,12 @@ def augment(tiles, *, rng):
         turned = np.rot90(tile, turns[k])
         out[k] = turned[:, ::-1] if flips[k] else turned
     return out
+
+
+def typical(tiles, n: int = 3):
+    """Return the positions of the ``n`` tiles whose brightness is nearest to the median, int array."""
+    brightness = np.asarray(tiles).mean((1, 2, 3))
+    return np.argsort(np.abs(brightness - np.median(brightness)), kind="stable")[:n]
 
 
 def z_transform(tiles):
