@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from helpers.messages import CourseError, note, say
@@ -15,7 +16,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run what is missing, failed or stale; grade; report")
     run.add_argument("numbers", nargs="*", metavar="NN", help="notebook numbers; none means all")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    words = {"metavar": ("NAME", "VALUE"), "help": "set a parameter, e.g. -p DATA her2st"}
+    run.add_argument("-p", nargs=2, action="append", default=[], **words)
     run.add_argument("--out", type=Path, metavar="DIR", help="folder of the outputs (default runs/latest)")
     run.add_argument("--fresh", action="store_true", help="run also what is up to date")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
@@ -91,7 +93,8 @@ def _data(_) -> int:
         rows.append((item.id, here, item.size, " ".join(item.notebooks) or "-", item.licence, item.what))
     widths = [min(28, max(len(row[column]) for row in rows)) for column in range(5)]
     for row in rows:
-        say("  ".join([*(f"{word[:28]:<{width}}" for word, width in zip(row, widths)), row[5]]))
+        short = [textwrap.shorten(word, 28, placeholder=" ...") for word in row[:5]]
+        say("  ".join([*(f"{word:<{width}}" for word, width in zip(short, widths)), row[5]]))
     note(f"data lie in {settings.data_dir()} (COURSE_DATA)")
     return 0
 
@@ -111,13 +114,15 @@ def _check(options) -> int:
             say(f"{fact:<44} {_word(value)}")
         return 0
     found = machine.check()
+    words = {"memory_gb": "memory free, GB", "memory_total_gib": "memory, GiB", "disk_gb": "disk free, GB"}
     for name, value in found["facts"].items():
-        say(f"{name:<18} {_word(value)}")
+        says = words.get(name) or dict(machine.FACTS).get(name, name)
+        say(f"{says:<48} {_word(value)}")
     for name, (installed, locked) in found["packages"].items():
         say(f"package {name}: {installed or 'missing'} instead of {locked}")
     present = [item["id"] for item in found["data"] if item["present"]]
-    say(f"{'data present':<18} {', '.join(present) or 'none (the virtual tissue needs none)'}")
-    say(f"{'programs':<18} {', '.join(name for name, there in found['binaries'].items() if there)}")
+    say(f"{'data present':<48} {', '.join(present) or 'none (the virtual tissue needs none)'}")
+    say(f"{'programs':<48} {', '.join(name for name, there in found['binaries'].items() if there)}")
     for book in found["notebooks"]:
         say(f"{book['notebook']:<28} {'can run' if book['runs'] else 'cannot run: ' + '; '.join(book['why'])}")
     say(found["code"])

@@ -47,6 +47,7 @@ def slide_writer(section, recolour):
                 compression="zlib",
                 resolution=(per_cm, per_cm),
                 resolutionunit="centimeter",
+                bigtiff=rows * columns * 3 > 2**32 - 2**25,  # tifffile cannot foresee the size of compressed tiles
             )
 
     return write

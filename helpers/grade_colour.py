@@ -15,13 +15,13 @@ def colour_errors(fit, mask, truth) -> dict[str, float]:
     mask
         bool (y, x) covering the whole slide, at any scale.
     truth
-        The section's truth: ``stain`` (dict with ``white_point``, ``haematoxylin``, ``eosin``), ``tissue`` bool (gy, gx).
+        The section's truth: ``stain`` (dict of ``white_point``, ``haematoxylin``, ``eosin``), ``tissue`` bool (gy, gx).
 
     Returns
     -------
     dict
-        ``white point error`` (largest over channels, 0-255), ``stain angle error`` (larger of the two, degrees), ``tissue
-        mask overlap`` (intersection over union, 0-1).
+        ``white point error`` (largest over channels, 0-255), ``stain angle error`` (larger of the two, degrees),
+        ``tissue mask overlap`` (intersection over union, 0-1).
     """
     import cv2
 

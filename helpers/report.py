@@ -57,16 +57,27 @@ break-inside:avoid}
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
+
+
+_RESULT = {"data", "seconds", "budget_seconds", "peak_mb", "budget_mb", "verdicts"}
+_VERDICT = {"name", "pass", "value", "unit", "expected", "op", "target", "tolerance"}
+
+
+def _readable(results: dict) -> dict:
+    """Return ``results`` if this version of the course can show them, else nothing."""
+    known = results.keys() >= _RESULT and isinstance(results["verdicts"], list)
+    return results if known and all(isinstance(v, dict) and v.keys() >= _VERDICT for v in results["verdicts"]) else {}
 
 
 def collect(folder: Path) -> list[dict]:
     """Return one record per notebook of a folder of runs: ``name``, ``place``, ``run``, ``results`` (may be empty)."""
     records = []
     for place in sorted(path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith(".")):
-        run, results = _read(place / "run.json"), _read(place / "results.json")
+        run, results = _read(place / "run.json"), _readable(_read(place / "results.json"))
         if run or results:
             records.append({"name": place.name, "place": place, "run": run, "results": results})
     return records

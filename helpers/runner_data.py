@@ -27,6 +27,7 @@ class Data:
     def __init__(self, parameters: dict):
         self.parameters = parameters
         self.seed, self.trap = int(parameters.get("SEED", 0)), parameters.get("TRAP", "")
+        self.left_out: dict[str, str] = {}
 
     @functools.cached_property
     def _source(self) -> dict:
@@ -129,6 +130,32 @@ class Data:
 
         section = readers.read(self._ref(ref) if isinstance(ref, str) else ref)
         return traps.apply(section, self.trap) if self.trap else section
+
+    def each(self, function) -> dict:
+        """Return ``function(ref)`` by section id; a section that is refused is left out, so that the others finish.
+
+        What was refused is said on stderr and kept in ``left_out`` (section id to the error in words).
+
+        Raises
+        ------
+        CourseError
+            Every section was refused: the first error, naming its section.
+        """
+        from tqdm import tqdm
+
+        made, self.left_out, errors = {}, {}, []
+        for ref in tqdm(self.sections, "sections"):
+            try:
+                made[ref.section_id] = function(ref)
+            except CourseError as error:
+                errors.append(error)
+                self.left_out[ref.section_id] = str(error)
+                note(f"left out: section {ref.section_id}: {error}")
+        if errors and not made:
+            seen = f"{errors[0].seen} in section {next(iter(self.left_out))}"
+            where = errors[0].file or self._source["folder"]
+            raise CourseError(seen, errors[0].expected, errors[0].fix, file=where) from errors[0]
+        return made
 
     def provenance(self, section) -> str:
         """Return one line on where a section comes from: source, size, pixel size, table, hash of the counts."""
