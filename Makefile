@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.made-from-lock
 
-.PHONY: run test lab bench setup lock refresh
+.PHONY: run test lab bench setup lock refresh encoder
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m benchmarks
+
+# Trains the bundled encoder anew, in about ten minutes; its weights lie in data/encoders/.
+encoder: $(STAMP)
+	@$(PY) -m helpers.encoder_training
 
 refresh: $(STAMP)
 	@$(PY) -m helpers refresh

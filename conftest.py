@@ -60,6 +60,7 @@ def pytest_configure(config):
     (startup / "00-block-network.py").write_text(_BLOCK)
     os.environ["IPYTHONDIR"] = str(scratch / "ipython")
     os.environ["COURSE_RUNS"] = str(scratch / "runs")
+    os.environ.setdefault("COURSE_CACHE", str(scratch / "cache"))
     os.environ.setdefault("MPLBACKEND", "agg")
     sanitise = getattr(config.option, "nbval_sanitize_with", None)
     if sanitise and not Path(sanitise).is_absolute():

@@ -15,6 +15,25 @@ TARGET_SUM = 1e4
 """Library size after normalisation."""
 
 
+def join(tables):
+    """Return one table of several sections: spots named ``<spot>_<section>``, genes the union, missing counts 0.
+
+    Parameters
+    ----------
+    tables
+        Section id to AnnData of raw counts; barcodes may repeat over sections, genes may differ.
+    """
+    import anndata as ad
+    import pandas as pd
+
+    joined = ad.concat(tables, join="outer", fill_value=0, index_unique="_")
+    ids = [table.var["gene_id"] for table in tables.values() if "gene_id" in table.var]
+    if ids:  # a gene's id is that of the first section that has it
+        known = pd.concat(ids)
+        joined.var["gene_id"] = known[~known.index.duplicated()].reindex(joined.var_names)
+    return joined
+
+
 def filter_counts(table, *, min_spot_share=MIN_SPOT_SHARE, min_count=MIN_COUNT, min_gene_share=MIN_GENE_SHARE):
     """Drop genes seen in too few spots, then spots with too few genes.
 

@@ -78,6 +78,11 @@ def virtual_dir() -> Path:
     return _folder("COURSE_VIRTUAL", ROOT / "data" / "virtual")
 
 
+def cache_dir() -> Path:
+    """Results that can be computed again, such as embeddings: ``COURSE_CACHE``, else ``data/cache``."""
+    return _folder("COURSE_CACHE", ROOT / "data" / "cache")
+
+
 def runs_dir() -> Path:
     """Outputs of runs: ``COURSE_RUNS``, else ``runs``."""
     return _folder("COURSE_RUNS", ROOT / "runs")

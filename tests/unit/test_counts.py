@@ -8,6 +8,18 @@ from helpers.messages import CourseError
 from tests.unit.make import counts_table
 
 
+def test_joined_sections_keep_their_spots_apart_and_all_genes():
+    first, second = counts_table(4, 5), counts_table(3, 6, seed=1)
+    second = second[:, 2:].copy()
+    first.var["gene_id"], second.var["gene_id"] = "id-" + first.var_names, "id-" + second.var_names
+    both = counts.join({"A": first, "B": second})
+    assert list(both.obs_names) == [*(f"spot{i}_A" for i in range(4)), *(f"spot{i}_B" for i in range(3))]
+    assert set(both.var_names) == {f"GENE{i}" for i in range(6)} and both.var["gene_id"]["GENE5"] == "id-GENE5"
+    assert both["spot0_A", "GENE5"].X.sum() == 0 and both["spot2_B", "GENE0"].X.sum() == 0
+    assert np.array_equal(both["spot1_B", second.var_names].X.toarray(), second["spot1"].X.toarray())
+    assert both.X.dtype.kind == "i"
+
+
 def test_filter_keeps_what_the_rule_says():
     table = counts_table(200, 40)
     dense = table.X.toarray()
