@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..messages import CourseError
+from . import cord
 from .breast import breast
 from .ground import DOMAINS, GRID_UM, Ground
 from .styles import STYLES, Style
@@ -35,7 +36,7 @@ class Anatomy:
         ``septum`` that from the edge of a broad collagen band. Unit vectors ``fibre_x``, ``fibre_y``. Shares 0-1:
         ``in_situ`` (1 in ducts with carcinoma in situ), ``loose`` (oedematous stroma), ``fold`` (doubled tissue).
     domain
-        uint8 (gy, gx), index into DOMAINS. Gaps keep the domain round them, lumina that of their duct.
+        uint8 (gy, gx), index into ``domains``. Gaps keep the domain round them, lumina that of their duct.
     style
         The parameters used.
     """
@@ -54,6 +55,11 @@ class Anatomy:
         """(gy, gx) of the grid."""
         return self.domain.shape
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains."""
+        return cord.DOMAINS if self.template == "cord" else DOMAINS
+
     def sample(self, name: str, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """Values of a field (bilinear) or of ``"domain"`` (nearest) at points in um; the edge's outside it."""
         x = np.atleast_1d(np.asarray(x_um, np.float32)) / np.float32(self.grid_um) - np.float32(0.5)
@@ -71,7 +77,7 @@ class Anatomy:
         return upper * (1 - v) + lower * v
 
 
-TEMPLATES = {"breast": breast}
+TEMPLATES = {"breast": breast, "cord": cord.cord}
 """Template name -> function(ground, full_tissue, folds, tears) giving the fields and the domains."""
 
 

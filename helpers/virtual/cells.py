@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..settings import rng
-from .anatomy import DOMAINS, Anatomy
+from . import cord
+from .anatomy import Anatomy
 from .fields import independent_set, keep_apart, logistic, smooth_noise
 
 TYPES = (
@@ -74,6 +75,17 @@ class Cells:
     polygons: np.ndarray
 
 
+_DIRECTIONS = (
+    ("duct", "myoepithelial", np.pi / 2), ("duct", "normal_epithelial", 0.0), ("vessel", "endothelial", np.pi / 2),
+    ("adipocyte", "adipocyte", np.pi / 2),
+)
+
+
+def types_of(anatomy: Anatomy) -> tuple[str, ...]:
+    """Cell types of the organ a section is grown from."""
+    return cord.TYPES if anatomy.template == "cord" else TYPES
+
+
 def _densities(anatomy: Anatomy, seed: int, section: str) -> dict[str, np.ndarray]:
     """Wanted cells per mm2 of every type on the coarse grid."""
     f, style = anatomy.fields, anatomy.style
@@ -81,6 +93,9 @@ def _densities(anatomy: Anatomy, seed: int, section: str) -> dict[str, np.ndarra
     def noise(name: str, sigma_um: float) -> np.ndarray:
         return smooth_noise(rng(seed, "cells", section, name), anatomy.shape, sigma_um / anatomy.grid_um)
 
+    if anatomy.template == "cord":
+        wanted = cord.densities(anatomy, noise)
+        return {kind: np.maximum(wanted[kind], 0).astype(np.float32) for kind in cord.TYPES}
     tissue = f["tissue"] > 3
     white = (f["gap"] > 0) | ((f["lumen"] > 0) & (f["duct"] > 0)) | ((f["adipocyte"] > 1.5) & (f["fat"] > 0))
     solid = tissue & ~white & (f["vessel"] < 0)
@@ -114,13 +129,15 @@ def _densities(anatomy: Anatomy, seed: int, section: str) -> dict[str, np.ndarra
 def _candidates(anatomy: Anatomy, seed: int, section: str) -> pd.DataFrame:
     """More cells than wanted, placed at random by density, with size, shape and priority, thinned by circles."""
     parts, square_mm2 = [], anatomy.grid_um**2 * 1e-6
+    morphology = cord.MORPHOLOGY if anatomy.template == "cord" else MORPHOLOGY
     for code, (kind, density) in enumerate(_densities(anatomy, seed, section).items()):
-        stream, shape = rng(seed, "cells", section, kind), MORPHOLOGY.loc[kind]
+        stream, shape = rng(seed, "cells", section, kind), morphology.loc[kind]
         count = stream.poisson(density * np.float32(square_mm2 * OVERSAMPLING))
         row, column = np.nonzero(count)
         row, column = np.repeat(row, count[row, column]), np.repeat(column, count[row, column])
         n = len(row)
         area = shape.area_um2 * anatomy.style.nucleus_area
+        area = area * anatomy.style.motor_size if kind == "motor_neuron" else area
         area = area * np.exp(stream.normal(0, shape.area_sd_log, n) - 0.5 * shape.area_sd_log**2)
         part = pd.DataFrame({
             "x_um": ((column + stream.random(n)) * anatomy.grid_um).astype(np.float32),
@@ -153,11 +170,9 @@ def _direction(anatomy: Anatomy, cells: pd.DataFrame) -> np.ndarray:
     """Long axis of every nucleus (rad): along fibres, round ducts and vessels, or towards a lumen."""
     x, y, code = cells.x_um.to_numpy(), cells.y_um.to_numpy(), cells.code.to_numpy()
     angle = np.arctan2(anatomy.sample("fibre_y", x, y), anatomy.sample("fibre_x", x, y))
-    for field, kind, turn in (
-        ("duct", "myoepithelial", np.pi / 2), ("duct", "normal_epithelial", 0.0), ("vessel", "endothelial", np.pi / 2),
-        ("adipocyte", "adipocyte", np.pi / 2),
-    ):
-        here = code == TYPES.index(kind)
+    types = types_of(anatomy)
+    for field, kind, turn in cord.DIRECTIONS if anatomy.template == "cord" else _DIRECTIONS:
+        here = code == types.index(kind)
         down, across = (cv2.GaussianBlur(g, (0, 0), 1.0) for g in np.gradient(anatomy.fields[field]))
         row = np.clip((y[here] / anatomy.grid_um).astype(int), 0, anatomy.shape[0] - 1)
         column = np.clip((x[here] / anatomy.grid_um).astype(int), 0, anatomy.shape[1] - 1)
@@ -235,7 +250,7 @@ def place(anatomy: Anatomy, *, seed: int, section: str) -> Cells:
     cells["angle_rad"] = _direction(anatomy, cells)
     polygons = _outlines(cells)
     kept = _without_overlap(polygons, cells.deep.to_numpy(), cells.priority.to_numpy())
-    for code in range(len(TYPES)):
+    for code in range(len(types_of(anatomy))):
         index = np.flatnonzero(kept & (cells.code.to_numpy() == code))
         if len(index):
             wanted = int(cells.wanted.iloc[index[0]] * CELL_SHARE_LOST) + 1
@@ -252,8 +267,8 @@ def place(anatomy: Anatomy, *, seed: int, section: str) -> Cells:
         "x_um": x,
         "y_um": y,
         "deep": cells.deep.to_numpy(bool),
-        "type": pd.Categorical.from_codes(cells.code, TYPES),
-        "domain": pd.Categorical.from_codes(anatomy.sample("domain", x, y), DOMAINS),
+        "type": pd.Categorical.from_codes(cells.code, types_of(anatomy)),
+        "domain": pd.Categorical.from_codes(anatomy.sample("domain", x, y), anatomy.domains),
         "area_um2": cells.area_um2,
         "axis_ratio": cells.axis_ratio,
         "angle_rad": cells.angle_rad,

@@ -57,7 +57,7 @@ MEMBERS = tuple(
 def _sources(*, expression: bool) -> list[Path]:
     """Files whose change makes the cache stale: expression cannot change a picture, and realism only looks at it."""
     late = {"expression.py", "noise.py", "platforms.py", "cohorts.py", "cache.py"}
-    skipped = {"realism.py"} | (set() if expression else late)
+    skipped = {"realism.py", "cord.py", "als.py"} | (set() if expression else late)  # the last two: another organ
     files = [f for f in Path(__file__).parent.glob("*.py") if f.name not in skipped]
     from helpers.virtual.expression import PANEL_FILE
 
@@ -198,6 +198,10 @@ def ensure(
     """
     if getattr(current_process(), "_inheriting", False):  # a worker importing the caller's script would wait for itself
         raise CourseError("a script without a main guard", 'if __name__ == "__main__":', "put the call under it")
+    if name.startswith("virtual_als"):
+        from helpers.virtual import als
+
+        return als.ensure(name, seed=seed, workers=workers)
     if name not in NAMES:
         raise CourseError(f"data set {name!r}", f"one of {', '.join(NAMES)}", "correct DATA")
     if not 1 <= n_sections <= len(MEMBERS):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ..settings import rng
+from . import cord
 from .anatomy import Anatomy
 from .fields import enlarge, flow_maps, logistic, ramp, smear, smooth_noise
 
@@ -138,6 +139,8 @@ def matrix(anatomy: Anatomy, *, seed: int, section: str, mpp: float) -> tuple[np
         Concentrations of eosin and haematoxylin, float16 (ny, nx) with steps of two pixels.
     """
     canvas = _Canvas(anatomy, seed, section, mpp)
+    if anatomy.template == "cord":
+        return cord.matrix(canvas)
     texture, fine, bands = _fibrils(canvas)
     eosin, haematoxylin = _stroma(canvas, texture, fine, bands)
     del bands

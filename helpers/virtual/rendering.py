@@ -13,8 +13,9 @@ import numpy as np
 
 from ..messages import CourseError
 from ..settings import rng
+from . import cord
 from .anatomy import Anatomy
-from .cells import TYPES, VERTICES, Cells
+from .cells import VERTICES, Cells
 from .matrix import matrix
 from .optics import EOSIN_UNIT, NUCLEUS_UNIT, Stain, expose
 from .styles import STYLES, Style
@@ -30,7 +31,7 @@ CYTOPLASM = {  # length and width as multiples of the nucleus', eosin, haematoxy
     "myeloid": (1.60, 1.40, 0.18, 0.30),
     "endothelial": (1.80, 0.95, 0.30, 0.30),
     "adipocyte": (1.30, 1.00, 0.05, 0.10),
-}
+}  # those of the cord: cord.CYTOPLASM
 
 _FROZEN = Stain(
     haematoxylin=(0.750, 0.590, 0.292), eosin=(0.42, 0.800, 0.430), white_point=(236.0, 219.0, 234.0),
@@ -44,6 +45,8 @@ _BASE = {
         haematoxylin=(0.67, 0.67, 0.30), eosin=(0.27, 0.88, 0.37), white_point=(242.0, 238.0, 244.0), glare=0.02,
         blur_um=0.18, sharpening=0.9, sharpening_um=0.7, cast=0.0, defocus=0.2, printed_pitch_um=0.0, strength_h=0.95,
     ),
+    "cord": replace(_FROZEN, haematoxylin=(0.74, 0.60, 0.31), eosin=(0.41, 0.82, 0.40),
+                    white_point=(240.0, 231.0, 242.0), sharpening=0.6, cast=0.03),
 }
 
 
@@ -129,7 +132,8 @@ def _layers(cells: Cells, style: Style, shape: tuple[int, int], mpp: float, stre
     centre = table[["x_um", "y_um"]].to_numpy()[:, None]
     relative = cells.polygons - centre
     radius = np.sqrt(table.area_um2.to_numpy() / np.pi)[:, None, None]
-    shape_of = np.array([CYTOPLASM[t] for t in TYPES], np.float32)[table.type.cat.codes]
+    known = cord.CYTOPLASM if style.name == "cord" else CYTOPLASM
+    shape_of = np.array([known[t] for t in table.type.cat.categories], np.float32)[table.type.cat.codes]
     long, wide, (eosin, haematoxylin) = shape_of[:, 0, None], shape_of[:, 1, None], shape_of[:, 2:].T
     # stretch the nucleus along and across its axis, and make it lumpy
     axis = np.stack([np.cos(table.angle_rad), np.sin(table.angle_rad)], 1)[:, None]
