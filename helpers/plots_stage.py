@@ -28,7 +28,15 @@ def learning_curves(histories, *, title: str = ""):
     axes[0].set(xlabel="epoch", ylabel="loss", title=title)
     axes[0].legend()
     axes[1].set(xlabel="epoch", ylabel="accuracy per tile, animals not trained on", ylim=(0, 1))
+    if not axes[1].lines:
+        _say(axes[1], "no animal could be spared\nto say when to stop")
     return figure
+
+
+def _say(axis, text: str) -> None:
+    """Write in the middle of an empty panel why it is empty."""
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color="0.35")
 
 
 def roc(curves, *, title: str = ""):
@@ -45,7 +53,10 @@ def roc(curves, *, title: str = ""):
         for colour, (stage, (wrong, right, area)) in zip(OKABE_ITO, stages.items()):
             axis.plot(wrong, right, color=colour, label=f"{stage} ({area:.2f})")
         axis.set(xlabel="false positive rate", title=name, aspect="equal")
-        axis.legend(loc="lower right", fontsize=7)
+        if stages:
+            axis.legend(loc="lower right", fontsize=7)
+        else:
+            _say(axis, "no curve: only one stage\nwas ever tested")
     axes[0, 0].set_ylabel("true positive rate")
     figure.suptitle(title)
     return figure

@@ -226,7 +226,9 @@ def test_an_interrupted_run_keeps_the_old_result(five, tmp_path):
     shutil.copytree(five.out / "01_good", tmp_path / "out" / "01_good")
     before = _snapshot(tmp_path / "out")
     root = execute_state.settings.ROOT
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE, text=True)
+    # a shell's background job, and so all it starts, ignores Ctrl-C; the program must see it here
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE, text=True, **heed)
     deadline = time.monotonic() + 120
     while not (tmp_path / "books" / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

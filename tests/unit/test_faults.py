@@ -178,14 +178,14 @@ def test_a_blank_slide_is_named_and_refused(value):
 
 # ---------------------------------------------------------------- fault 33: a picture larger than the memory allowed
 _STREAM = """
-import json, resource, sys
+import json, sys
 import cv2, dask, numpy as np, tifffile
-from helpers import readers_files, section as sec, stain, tiles, tissue
+from helpers import readers_files, runner_watch, section as sec, stain, tiles, tissue
 from tests.unit import make
 path, side = sys.argv[1], int(sys.argv[2])
 dask.config.set(num_workers=2)
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return runner_watch.own_peak_mb()
 def run(picture, side):
     points = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2) * 200.0 + side / 2 - 800
     section = sec.build(
