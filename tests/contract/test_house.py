@@ -40,6 +40,7 @@ FLOORS = {
     "celltypes": 3,
     "pseudospots": 3,
     "hovernet": 3,
+    "survival": 3,
     "grade": 4,
     "plots": 4,
     "traps": 4,
