@@ -35,7 +35,7 @@ _FORBIDDEN = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLay
 
 
 # ---------------------------------------------------------------- Keras Applications
-def application(name: str, *, weights: str = "imagenet") -> Encoder:
+def application(name: str, *, weights: str = "imagenet", layers=None, pool: str = "mean") -> Encoder:
     """Return a network of ``keras.applications`` with global average pooling and *its own* ``preprocess_input``.
 
     Parameters
@@ -45,6 +45,8 @@ def application(name: str, *, weights: str = "imagenet") -> Encoder:
     weights
         ``"imagenet"``: the file in ``settings.models_dir()``, downloaded there if missing; ``"random"``: untrained,
         for tests.
+    layers, pool
+        As for :func:`helpers.encoders_core.from_keras`.
     """
     import keras
 
@@ -66,7 +68,9 @@ def application(name: str, *, weights: str = "imagenet") -> Encoder:
 
     facts = {"preprocess_input": f"keras.applications.{module_name}"}
     licence = "ImageNet weights of Keras Applications; ImageNet's terms: non-commercial research"
-    return from_keras(name, model, input_px=side, prepare=prepare, facts=facts, licence=licence)
+    return from_keras(
+        name, model, input_px=side, prepare=prepare, facts=facts, licence=licence, layers=layers, pool=pool
+    )
 
 
 # ---------------------------------------------------------------- .keras files
@@ -75,7 +79,8 @@ def declaration(path: Path) -> dict:
 
     Keys: ``input_px``; ``channels`` ("RGB" or "BGR"); ``values`` ("levels" 0-255, "unit" 0-1, or "optical_density",
     natural, against 255); ``mean`` and ``scale``, three numbers each in the order of ``channels`` (the network is fed
-    ``(value - mean) / scale``); ``layer``, the name of the layer to read; ``licence``; optionally ``sha256``.
+    ``(value - mean) / scale``); ``layer``, the name of the layer to read; ``licence``; optionally ``layers``, the names
+    that ``layers="auto"`` reads together, and ``sha256``.
     """
     beside, ours = path.with_suffix(".json"), DECLARATIONS / f"{path.stem}.json"
     file = beside if beside.is_file() else ours
@@ -88,6 +93,7 @@ def declaration(path: Path) -> dict:
             "input_px": int(facts["input_px"]), "channels": facts["channels"], "values": facts["values"],
             "mean": [float(v) for v in facts["mean"]], "scale": [float(v) for v in facts["scale"]],
             "layer": str(facts["layer"]), "licence": str(facts["licence"]), "sha256": facts.get("sha256"),
+            "layers": [str(each) for each in facts.get("layers", [])],
         }  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"a declaration that lacks or garbles {error}", "the keys of helpers.encoders_keras."
@@ -148,14 +154,18 @@ def _dicts(tree):
             yield from _dicts(part)
 
 
-def from_file(path, *, name: str | None = None) -> Encoder:
-    """Return the encoder of a ``.keras`` file and its declaration (safe mode; see :func:`refuse_unsafe`)."""
+def from_file(path, *, name: str | None = None, layers=None, pool: str = "mean") -> Encoder:
+    """Return the encoder of a ``.keras`` file and its declaration (safe mode; see :func:`refuse_unsafe`).
+
+    ``layers`` and ``pool`` as for :func:`helpers.encoders_core.from_keras`; ``"auto"`` takes the declared
+    layers, if there are any.
+    """
     import keras
 
     path = Path(path)
     refuse_unsafe(path)
     facts = declaration(path)
-    wanted = facts.pop("sha256")
+    wanted, declared = facts.pop("sha256"), facts.pop("layers")
     if wanted and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != wanted:
         raise CourseError(f"SHA-256 {found[:12]}...", f"{wanted[:12]}... as declared", "fetch it again", file=path)
     try:
@@ -173,7 +183,7 @@ def from_file(path, *, name: str | None = None) -> Encoder:
         raise CourseError(f"input_px {facts['input_px']}", f"{side}, as the model has it", "mend the declaration",
                           file=path)  # fmt: skip
     licence = facts.pop("licence")
-    prepare = preprocessing(facts)
     return from_keras(
-        name or path.stem, head, input_px=facts["input_px"], prepare=prepare, facts=facts, licence=licence
-    )
+        name or path.stem, head, input_px=facts["input_px"], prepare=preprocessing(facts), facts=facts,
+        licence=licence, layers=declared or layers if layers == "auto" else layers, pool=pool,
+    )  # fmt: skip

@@ -56,7 +56,7 @@ def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "dro
         Side after resizing, in pixels (area interpolation when shrinking, cubic when enlarging).
     border
         What to do with a tile that leaves the image: ``"drop"`` yields no tile for it; ``"white"`` fills the
-        outside with white; ``"refuse"`` raises.
+        outside with white, ``"edge"`` with the image's outermost pixels; ``"refuse"`` raises.
     which
         Indices of the spots to cut (default all).
 
@@ -66,8 +66,8 @@ def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "dro
         Positions of the spots in the section's table.
     tiles : uint8 array (b, out_px, out_px, 3)
     """
-    if border not in ("drop", "white", "refuse"):
-        raise CourseError(f"border={border!r}", "'drop', 'white' or 'refuse'", "choose one")
+    if border not in ("drop", "white", "edge", "refuse"):
+        raise CourseError(f"border={border!r}", "'drop', 'white', 'edge' or 'refuse'", "choose one")
     side = side_px(section, side_um)
     corners = boxes(sec.xy(section), side)
     chosen = np.arange(len(corners)) if which is None else np.asarray(which, int)
@@ -91,7 +91,10 @@ def iterate(section, *, side_um: float, out_px: int = OUT_PX, border: str = "dro
         out = np.empty((len(index), out_px, out_px, 3), np.uint8)
         for k, (x0, y0) in enumerate(corners[index]):
             tile = band[max(y0 - top, 0) : max(y0 + side - top, 0), max(x0, 0) : max(x0 + side, 0)]
-            if not within[index[k]]:
+            if not within[index[k]] and border == "edge":
+                y, x = (np.clip(start + np.arange(side), 0, end - 1) for start, end in ((y0, rows), (x0, columns)))
+                tile = band[np.ix_(y - top, x)]
+            elif not within[index[k]]:
                 above, left = np.clip((-y0, -x0), 0, side)
                 below, right = np.clip((y0 + side - rows, x0 + side - columns), 0, side)
                 tile = cv2.copyMakeBorder(tile, above, below, left, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))

@@ -281,6 +281,125 @@ def test_local_folders_of_transformers_with_random_weights(tmp_path, monkeypatch
         encoders_foundation.load("phikon")
 
 
+# ---------------------------------------------------------------- several layers
+def staged(path: Path) -> Path:
+    """Save a network of three resolutions whose second stage is a residual block."""
+    import keras
+
+    image = keras.Input((32, 32, 3))
+    first = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="first")(image)
+    down = keras.layers.Conv2D(5, 3, 2, padding="same", name="down")(first)
+    branch = keras.layers.Conv2D(5, 3, padding="same", name="branch")(down)
+    block = keras.layers.Add(name="block")([down, branch])
+    last = keras.layers.Conv2D(6, 3, padding="same", name="last")(keras.layers.MaxPooling2D()(block))
+    keras.utils.set_random_seed(0)
+    keras.Model(image, keras.layers.GlobalAveragePooling2D(name="out")(last)).save(path)
+    facts = {"input_px": 32, "channels": "RGB", "values": "unit", "mean": [0, 0, 0], "scale": [1, 1, 1], "layer": "out",
+             "licence": "none"}  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    return path
+
+
+def test_auto_reads_the_ends_of_the_stages_in_one_pass(tmp_path):
+    import keras
+
+    path, cut = staged(tmp_path / "staged.keras"), tiles(4, 32)
+    encoder, plain = encoders.get(str(path), layers="auto"), encoders.get(str(path))
+    assert encoder.layers == ("first", "block", "last"), "a branch is no end of a stage"
+    assert encoder.blocks == (4, 5, 6) and encoder.dim == 15 and plain.blocks == (6,) and plain.layers == ()
+    found = encoder.embed(cut)
+    model = keras.saving.load_model(path, compile=False)
+    for part, name in zip(np.split(found, [4, 9], axis=1), encoder.layers):
+        map_ = keras.Model(model.inputs, model.get_layer(name).output).predict(encoder.inputs(cut), verbose=0)
+        assert np.allclose(part, map_.mean((1, 2)), atol=1e-5)
+    assert np.allclose(found[:, 9:], plain.embed(cut), atol=1e-6)
+    assert np.allclose(encoder.backbone()(encoder.inputs(cut)).numpy(), found, atol=1e-5)
+
+
+def test_spreads_over_places_lie_beside_the_means(tmp_path):
+    import keras
+    import tensorflow as tf
+
+    path, cut = staged(tmp_path / "staged.keras"), tiles(4, 32)
+    cut[0] = 255
+    encoder = encoders.get(str(path), layers="first, last", pool="mean+sd")
+    assert encoder.blocks == (4, 4, 6, 6) and encoder.layers == ("first", "last")
+    model = keras.saving.load_model(path, compile=False)
+    map_ = keras.Model(model.inputs, model.get_layer("first").output).predict(encoder.inputs(cut), verbose=0)
+    assert np.allclose(encoder.embed(cut)[:, 4:8], map_.std((1, 2)), atol=2e-3)
+    x = tf.constant(encoder.inputs(cut))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(encoder.backbone()(x))
+    assert np.isfinite(tape.gradient(total, x).numpy()).all(), "also on a tile of one colour"
+    assert encoders.get(str(path), pool="mean+sd").blocks == (6,), "an output that is no map has no spread"
+
+
+def test_the_fingerprint_names_layers_and_pooling(tmp_path):
+    path = str(staged(tmp_path / "staged.keras"))
+    options = [{}, {"layers": "auto"}, {"layers": "first,last"}, {"layers": "last,first"},
+               {"layers": "auto", "pool": "mean+sd"}]  # fmt: skip
+    found = [encoders.get(path, **each) for each in options]
+    assert len({each.fingerprint for each in found}) == len(options)
+    assert encoders.get(path, layers=["first", "last"]) is found[2]
+
+
+def test_declared_layers_are_the_automatic_ones(tmp_path):
+    path = staged(tmp_path / "staged.keras")
+    facts = json.loads(path.with_suffix(".json").read_text())
+    before = encoders.get(str(path)).fingerprint
+    path.with_suffix(".json").write_text(json.dumps(facts | {"layers": ["down", "last"]}))
+    assert encoders_keras.from_file(path, layers="auto").layers == ("down", "last")
+    assert encoders_keras.from_file(path).fingerprint == before, "what is read by default has not changed"
+    assert encoders_keras.from_file(path, layers=("first",)).blocks == (4,)
+
+
+def test_wrong_layers_are_refused(tmp_path):
+    path = str(staged(tmp_path / "staged.keras"))
+    with pytest.raises(CourseError, match="fire9"):
+        encoders.get(path, layers="first,fire9")
+    with pytest.raises(CourseError, match="median"):
+        encoders.get(path, layers="auto", pool="median")
+    for name in ("uni", "colour"):
+        with pytest.raises(CourseError, match="one output"):
+            encoders.get(name, layers="first")
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("mobilenetv2", ("block_6_expand_relu", "block_13_expand_relu", "out_relu")),
+     ("densenet121", ("pool3_conv", "pool4_conv", "relu"))],
+)  # fmt: skip
+def test_stages_of_applications_are_found(name, ends):
+    encoder = encoders_keras.application(name, weights="random", layers="auto")
+    assert encoder.layers == ends and encoder.embed(tiles(1, 224)).shape == (1, sum(encoder.blocks))
+
+
+def test_tiny_has_three_stages():
+    encoder, cut = encoders.get("tiny", layers="auto"), tiles(3, 96)
+    assert encoder.blocks == (48, 96, 192)
+    assert np.allclose(encoder.embed(cut)[:, -192:], encoders.get("tiny").embed(cut), atol=1e-6)
+
+
+# ---------------------------------------------------------------- colour
+def test_colour_measures_stain_and_grain_without_a_network():
+    from helpers import encoders_colour
+
+    encoder = encoders.get("colour")
+    density = np.zeros((3, 160, 160, 3))
+    density += 0.5 * encoders_colour._VECTORS[1]
+    y, x = np.mgrid[:160, :160]
+    density[1] += 0.8 * encoders_colour._VECTORS[0]
+    dots = (np.hypot(x % 20 - 10, y % 20 - 10) < 4)[..., None]
+    density[2] += np.where(dots, 0.8 / dots.mean(), 0) * encoders_colour._VECTORS[0]
+    found = encoder.embed(np.clip(np.rint(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8))
+    assert found.shape == (3, encoder.dim) == (3, len(encoders_colour.NAMES))
+    column = dict(zip(encoders_colour.NAMES, found.T))
+    assert np.allclose(column["h_mean"][:2], [0, 0.8], atol=0.02) and np.allclose(column["e_mean"][:2], 0.5, atol=0.02)
+    assert column["h_grain_4px"][2] > 10 * column["h_grain_4px"][1]
+    assert column["h_peaks"][2] == pytest.approx(8, abs=1) and column["h_peaks"][1] < 2
+
+
 # ---------------------------------------------------------------- embedding and cache
 def batches(cut, index, size=2):
     for start in range(0, len(index), size):

@@ -45,10 +45,24 @@ def test_border_policies():
     assert 0 not in index and len(index) == len(points) - 1
     index, padded = tiles.cut(section, side_um=100, out_px=50, border="white")
     assert len(index) == len(points) and (padded[0][:, :20] == 255).all() and not (padded[0] == 255).all()
+    _, repeated = tiles.cut(section, side_um=100, out_px=50, border="edge")
+    assert np.array_equal(repeated[0][:, 22:], padded[0][:, 22:]) and np.array_equal(repeated[1:], padded[1:])
+    assert (repeated[0][:, :22] == repeated[0][:, 22:23]).all()
     with pytest.raises(CourseError, match="1 tiles"):
         tiles.cut(section, side_um=100, border="refuse")
     with pytest.raises(CourseError):
         tiles.cut(section, side_um=100, border="wrap")
+
+
+def test_a_tile_outside_the_image_repeats_the_nearest_edge():
+    picture = np.full((600, 600, 3), (236, 226, 235), np.uint8)
+    picture[200:400, 200:400], picture[-1], picture[:, -1] = (180, 110, 170), (10, 20, 30), (40, 50, 60)
+    section = disc_section(image=picture)
+    points = sec.xy(section).copy()
+    points[:3] = [(300, 640), (640, 300), (300, -40)]
+    _, cut = tiles.cut(sec.move_spots(section, points), side_um=100, out_px=50, border="edge")
+    for tile, colour in zip(cut, [(10, 20, 30), (40, 50, 60), (236, 226, 235)]):
+        assert (tile == colour).all()
 
 
 def test_batches_give_the_same_tiles(disc):
