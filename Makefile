@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.made-from-lock
 
-.PHONY: run test lab bench setup lock refresh encoder
+.PHONY: run test lab app bench setup lock refresh encoder appbundle
 
 setup: $(STAMP)
 
@@ -25,12 +25,19 @@ test: $(STAMP)
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --notebook-dir notebooks
 
+app: $(STAMP)
+	@$(PY) -m streamlit run helpers/app_page.py --server.address localhost --server.maxUploadSize 200 --browser.gatherUsageStats false
+
 bench: $(STAMP)
 	@$(PY) -m benchmarks
 
 # Trains the bundled encoder anew, in about ten minutes; its weights lie in data/encoders/.
 encoder: $(STAMP)
 	@$(PY) -m helpers.encoder_training
+
+# Makes what the page of `make app` opens with anew, in a few minutes; it lies in data/app/.
+appbundle: $(STAMP)
+	@$(PY) -m helpers.app_bundle
 
 refresh: $(STAMP)
 	@$(PY) -m helpers refresh

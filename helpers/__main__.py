@@ -49,7 +49,9 @@ def _run(options) -> int:
     jobs = execute.plan(options.numbers, given=dict(options.p), out=options.out)
     for job in jobs:  # the virtual tissue is made here, so that no notebook's time is spent on it
         if job.notebook.needs.get("sections", True) and (options.fresh or job.state != "up to date"):
-            runner_data.generate(job.parameters)
+            made = runner_data.generate(job.parameters)
+            for other in job.notebook.needs.get("also", []) if made else ():
+                runner_data.generate({**job.parameters, "DATA": other})
     outcomes = execute.run(jobs, fresh=options.fresh, workers=options.jobs, timeout=options.timeout)
     for outcome in outcomes:
         word = "up to date" if outcome.skipped else outcome.kind

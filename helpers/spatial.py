@@ -14,8 +14,9 @@ from helpers.spatial_graph import FACTOR, centred, dots, local_moran_bv, matrix,
 from helpers.spatial_high import SIGMA, auc, high, high_regions, iou, kernel
 
 __all__ = [
-    "FACTOR", "SIGMA", "auc", "high", "high_regions", "iou", "kernel", "leiden", "local_moran_bv", "moran", "moran_bv",
-    "neighbours", "partial", "pearson", "per_spot", "scores", "scores_by_section", "spacing", "spearman", "summary",
+    "FACTOR", "SIGMA", "auc", "high", "high_regions", "iou", "kernel", "leiden", "local_moran_bv", "medians",
+    "moran", "moran_bv", "neighbours", "partial", "pearson", "per_spot", "scores", "scores_by_section", "spacing",
+    "spearman", "summary",
 ]  # fmt: skip
 
 _BLOCK = 128
@@ -226,6 +227,19 @@ def scores_by_section(truth, prediction, xy, sections, *, library=None, **option
         own = None if library is None else np.asarray(library)[here]
         parts[name] = scores(truth[here], prediction[here], xy[here], library=own, **options)
     return pd.concat(parts, names=["section"]).reset_index()
+
+
+def medians(truth, prediction, sections, *, library) -> dict:
+    """Return the median over sections and genes of :func:`pearson`, and of :func:`partial` given the log library size.
+
+    A quick score where :func:`scores_by_section` would compute more than is needed; arguments as there.
+    """
+    truth, prediction = _both(truth, prediction)
+    sections, depth = np.asarray(sections), np.log(np.asarray(library, float))
+    parts = [sections == name for name in dict.fromkeys(sections.tolist())]
+    plain = [pearson(truth[part], prediction[part]) for part in parts]
+    adjusted = [partial(truth[part], prediction[part], depth[part]) for part in parts]
+    return {"pearson": float(np.nanmedian(plain)), "partial": float(np.nanmedian(adjusted))}
 
 
 def summary(table, *, top: int = 50):

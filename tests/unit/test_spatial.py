@@ -366,3 +366,15 @@ def test_leiden_finds_planted_groups_and_repeats():
     assert (np.diff(np.bincount(found)) <= 0).all()
     with pytest.raises(CourseError, match="10 spots"):
         spatial.leiden(values[:5])
+
+
+def test_medians_are_those_of_the_sections_scored_apart():
+    draw = np.random.default_rng(0)
+    truth, guess = draw.normal(size=(60, 7)), draw.normal(size=(60, 7))
+    truth[:30] += guess[:30]
+    names, library = np.repeat(["a", "b"], 30), draw.uniform(100, 1000, 60)
+    found = spatial.medians(truth, guess, names, library=library)
+    parts = [spatial.pearson(truth[part], guess[part]) for part in (slice(0, 30), slice(30, 60))]
+    assert found["pearson"] == pytest.approx(np.median(parts))
+    assert found["pearson"] != pytest.approx(np.median(spatial.pearson(truth, guess)))
+    assert abs(found["partial"] - found["pearson"]) < 0.3
