@@ -10,11 +10,11 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import readers_st, readers_visium, section
+from helpers import readers_st, readers_visium, readers_xenium, section
 from helpers.messages import CourseError, note
 from helpers.readers_files import folder_of
 
-_VENDORS = {"st": readers_st, "st2k": readers_st, "visium": readers_visium}
+_VENDORS = {"st": readers_st, "st2k": readers_st, "visium": readers_visium, "xenium": readers_xenium}
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Ref:
     section_id, subject_id
         The section, and the patient or animal it comes from.
     platform
-        ``"visium"``, ``"st"`` or ``"st2k"``.
+        ``"visium"``, ``"st"``, ``"st2k"`` or ``"xenium"``.
     dataset
         Catalogue id, or the name the caller gave.
     layout
-        ``"space ranger"``, ``"st positions"`` or ``"st frame"``.
+        ``"space ranger"``, ``"st positions"``, ``"st frame"``, ``"xenium outs"`` or ``"xenium crop"``.
     files
         Path of each part by role.
     labels
@@ -50,7 +50,7 @@ def _look(folder, *, dataset: str, platform: str | None) -> tuple[list[Ref], lis
     if platform is not None and platform not in _VENDORS:
         raise CourseError(f"platform {platform!r}", " or ".join(sorted(_VENDORS)), "correct the word before the colon")
     top = folder_of(folder)
-    vendors = (readers_visium, readers_st) if platform is None else (_VENDORS[platform],)
+    vendors = (readers_visium, readers_xenium, readers_st) if platform is None else (_VENDORS[platform],)
     refs, skipped = [], []
     for vendor in vendors:
         found, incomplete = vendor.find(top, dataset=dataset)
@@ -74,7 +74,7 @@ def discover(folder, *, dataset: str, platform: str | None = None) -> list[Ref]:
     dataset
         Name to store with each section.
     platform
-        ``"visium"``, ``"st"`` (or ``"st2k"``) to look for one vendor only; None looks for both.
+        ``"visium"``, ``"xenium"``, ``"st"`` (or ``"st2k"``) to look for one vendor only; None looks for all.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def discover(folder, *, dataset: str, platform: str | None = None) -> list[Ref]:
     if not refs:
         raise CourseError(
             "no complete section" + (f" ({'; '.join(skipped[:3])})" if skipped else ""),
-            "a counts table and an image (ST), or outs/ with a matrix and spatial/ (Visium)",
+            "a counts table and an image (ST), or outs/ with a matrix and spatial/ (Visium) or cells (Xenium)",
             "check the folder, or add the missing partner file",
             file=folder,
         )
@@ -104,13 +104,16 @@ def read(ref: Ref):
     -------
     spatialdata.SpatialData
         Section labels and pathologists' labels are columns of ``obs``; ``attrs`` also tell the layout and, where the
-        picture at hand is a reduced one, its scale.
+        picture at hand is a reduced one, its scale. A Xenium section whose H&E is not registered yet is a raw one: see
+        ``readers_xenium``.
 
     Raises
     ------
     CourseError
         Any part is missing, damaged or contradicts another; nothing is guessed silently.
     """
+    if ref.platform == "xenium":
+        return readers_xenium.read_ref(ref)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* names are not unique")  # made unique, and said, by tidy_counts
         parts = _VENDORS[ref.platform].load(ref)

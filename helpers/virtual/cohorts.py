@@ -58,7 +58,8 @@ def _sources(*, expression: bool) -> list[Path]:
     """Files whose change makes the cache stale: expression cannot change a picture, and realism only looks at it."""
     late = {"expression.py", "noise.py", "platforms.py", "cohorts.py", "cache.py"}
     skipped = {"realism.py", "cord.py", "als.py"} | (set() if expression else late)  # the last two: another organ
-    files = [f for f in Path(__file__).parent.glob("*.py") if f.name not in skipped]
+    here = [f for f in Path(__file__).parent.glob("*.py") if not f.name.startswith("xenium")]  # another platform
+    files = [f for f in here if f.name not in skipped]
     from helpers.virtual.expression import PANEL_FILE
 
     return files + ([PANEL_FILE] if expression else [])
@@ -202,6 +203,10 @@ def ensure(
         from helpers.virtual import als
 
         return als.ensure(name, seed=seed, workers=workers)
+    if name.startswith("virtual_xenium"):
+        from helpers.virtual import xenium
+
+        return xenium.ensure(name, seed=seed, workers=workers)
     if name not in NAMES:
         raise CourseError(f"data set {name!r}", f"one of {', '.join(NAMES)}", "correct DATA")
     if not 1 <= n_sections <= len(MEMBERS):
