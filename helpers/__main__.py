@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options) -> int:
     from helpers import execute, report, runner_data
+    from helpers.notebook import from_here
 
     names = [name for name, _ in options.p]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -46,7 +47,8 @@ def _run(options) -> int:
         raise CourseError(f"-p {twice[0]} twice", "each parameter once", "delete one")
     if options.jobs < 1:
         raise CourseError(f"--jobs {options.jobs}", "1 or more", "choose --jobs 1")
-    jobs = execute.plan(options.numbers, given=dict(options.p), out=options.out)
+    given = {name: value if name == "OUT" else from_here(value) for name, value in options.p}
+    jobs = execute.plan(options.numbers, given=given, out=options.out)
     for job in jobs:  # the virtual tissue is made here, so that no notebook's time is spent on it
         if job.notebook.needs.get("sections", True) and (options.fresh or job.state != "up to date"):
             made = runner_data.generate(job.parameters)

@@ -219,3 +219,21 @@ def _in_range(name, value, notebook) -> None:
             f"did you mean {near[0]!r}?" if near and near[0] else f"choose one of them for {name}",
             file=notebook.path.name,
         )
+
+
+def from_here(value: str, here: Path | None = None) -> str:
+    """Return a parameter's value with relative paths made absolute, because a notebook runs in its own folder.
+
+    Only what exists as seen from ``here`` (the working directory) changes: each part of a comma-separated list, behind
+    a platform (``st:../slides``), and before a set's name (``lists/sets.gmt:A SET``). Names without a slash stay.
+    """
+    here, parts = here or Path.cwd(), []
+    for part in value.split(","):
+        platform = re.match(r"\s*(?:[a-z_]+:(?!//))?", part).group()
+        rest, end = part[len(platform) :], ""
+        if "/" in rest and not (here / rest).exists() and ":" in rest:
+            rest, colon, name = rest.rpartition(":")
+            end = colon + name
+        known = "/" in rest and not rest.startswith(("/", "~")) and (here / rest).exists()
+        parts.append(platform + (str((here / rest).resolve()) if known else rest) + end)
+    return ",".join(parts)

@@ -351,3 +351,19 @@ def test_bad_input_is_one_sentence_and_exit_code_2(five, monkeypatch, capsys, wo
     assert main(words) == 2
     err = capsys.readouterr().err
     assert hint in err and "Traceback" not in err and "Fix:" in err
+
+
+def test_relative_paths_mean_those_seen_from_the_working_directory(tmp_path):
+    from helpers.notebook import from_here
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "here").mkdir()
+    model, sets = tmp_path / "models" / "x.keras", tmp_path / "models" / "sets.gmt"
+    model.touch(), sets.touch()
+    here = tmp_path / "here"
+    assert from_here("../models/x.keras", here) == str(model)
+    assert from_here("tiny, ../models/x.keras", here) == f"tiny, {model}"
+    assert from_here("st:../models", here) == f"st:{tmp_path / 'models'}"
+    assert from_here("../models/sets.gmt:A SET", here) == f"{sets}:A SET"
+    for same in ("tiny", "C2,C3", "../models/none.keras", str(model), "0 0 150", "", "https://a.b/c"):
+        assert from_here(same, here) == same
