@@ -120,13 +120,19 @@ def _slim(notebook) -> None:
 
 
 def _palette(encoded: str, shrink: float) -> str:
-    from PIL import Image
+    from PIL import Image, ImageColor
+
+    from helpers.plots import OKABE_ITO
 
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
         flat = Image.new("RGB", picture.size, "white")
         flat.paste(picture, mask=picture.getchannel("A") if "A" in picture.getbands() else None)
     if shrink < 1:
         flat = flat.resize((round(flat.width * shrink), round(flat.height * shrink)), Image.Resampling.LANCZOS)
+    named = [value for colour in OKABE_ITO for value in ImageColor.getrgb(colour)]  # thin lines would lose theirs
+    common = flat.quantize(COLOURS - len(OKABE_ITO)).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(common + named)
     stream = io.BytesIO()
-    flat.quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    flat.quantize(palette=palette, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode()

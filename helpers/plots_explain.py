@@ -45,11 +45,11 @@ def nuclei(tiles, labels, titles, *, mpp: float, matched=None, drawn=None):
         hits = np.unique(label) if matched is None else matched[column][:, 0]
         if drawn is not None:
             missed = ~np.isin(drawn[column], matched[column][:, 1])
-            _edges(axis, np.where(missed, drawn[column], 0), OKABE_ITO[4])
+            _edges(axis, np.where(missed, drawn[column], 0), OKABE_ITO[6])
         _edges(axis, np.where(np.isin(label, hits), label, 0), OKABE_ITO[2])
         _edges(axis, np.where(np.isin(label, hits), 0, label), OKABE_ITO[1])
     if matched is not None:
-        names = {OKABE_ITO[2]: "right", OKABE_ITO[1]: "found, not so in truth", OKABE_ITO[4]: "missed"}
+        names = {OKABE_ITO[2]: "right", OKABE_ITO[1]: "found, not so in truth", OKABE_ITO[6]: "missed"}
         handles = [Line2D([], [], color=colour, label=name) for colour, name in names.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -67,7 +67,8 @@ def scoreboard(scores, *, value: str = "pearson", by: str = "model", label: str 
     figure, axes = new_figure(1, width, size=(5.6 * width, 3.9), squeeze=False)
     groups = [scores.loc[scores[by] == name, value].dropna() for name in names]
     axis = axes[0, 0]
-    boxes = axis.boxplot(groups, vert=False, widths=0.6, showfliers=False, patch_artist=True, whis=(5, 95))
+    look = {"orientation": "horizontal", "widths": 0.6, "showfliers": False, "patch_artist": True}
+    boxes = axis.boxplot(groups, whis=(5, 95), **look)
     for box, median in zip(boxes["boxes"], boxes["medians"]):
         box.set(facecolor=OKABE_ITO[5], alpha=0.6, lw=0.6)
         median.set(color="black", lw=1.6)
@@ -84,7 +85,7 @@ def scoreboard(scores, *, value: str = "pearson", by: str = "model", label: str 
         top = float(np.nanmax(np.concatenate([ceiling, reached]))) + 0.05
         axis.plot([0, top], [0, top], color="0.5", lw=0.8, ls=":")
         axis.set(xlabel="attainable correlation", ylabel="correlation reached", xlim=(-0.05, top),
-                 title="far below 1, near the ceiling")  # fmt: skip
+                 title="what is attainable, and what is reached")  # fmt: skip
         axis.legend(loc="upper left", fontsize=7, markerscale=2)
     return figure
 
@@ -141,7 +142,8 @@ def single_and_ensemble(single, ensemble, *, labels=None, title: str = ""):
 def shifted(values: dict, *, label: str, title: str = ""):
     """Show distributions as boxes on a log scale: name -> values (n,); the others are held against the first."""
     figure, axis = new_figure(size=(5.6, 0.5 * len(values) + 1.2))
-    boxes = axis.boxplot(list(values.values()), vert=False, widths=0.6, showfliers=False, patch_artist=True)
+    look = {"orientation": "horizontal", "widths": 0.6, "showfliers": False, "patch_artist": True}
+    boxes = axis.boxplot(list(values.values()), **look)
     for box, colour in zip(boxes["boxes"], [OKABE_ITO[2]] + [OKABE_ITO[1]] * len(values)):
         box.set(facecolor=colour, alpha=0.55)
     axis.axvline(float(np.median(next(iter(values.values())))), color="0.4", lw=0.8, ls=":")
@@ -152,12 +154,13 @@ def shifted(values: dict, *, label: str, title: str = ""):
 
 
 def mean_variance(mean, variance, size: float, *, title: str = ""):
-    """Show each gene's variance against its mean, of counts given the library size, with two laws.
+    """Show how far each gene's counts scatter round their prediction, against the mean predicted, with two laws.
 
     Parameters
     ----------
     mean, variance
-        Float (genes,).
+        Float (genes,): mean of the predicted counts over spots, and mean squared distance of the counts from them. (The
+        variance over spots would not do: it holds the differences between spots that the model explains.)
     size
         Size r of the negative binomial drawn: variance = mean + mean^2 / r. Poisson's is the mean.
     """
@@ -166,6 +169,7 @@ def mean_variance(mean, variance, size: float, *, title: str = ""):
     line = np.geomspace(max(float(np.min(mean)), 1e-3), float(np.max(mean)), 50)
     axis.plot(line, line, color=OKABE_ITO[1], label="Poisson: the mean")
     axis.plot(line, line + line**2 / size, color=OKABE_ITO[2], label=f"negative binomial, r = {size:.1f}")
-    axis.set(xscale="log", yscale="log", xlabel="mean count of a gene", ylabel="variance", title=title)
+    axis.set(xscale="log", yscale="log", title=title)
+    axis.set(xlabel="mean count of a gene", ylabel="variance round the prediction")
     axis.legend(fontsize=7)
     return figure

@@ -1,6 +1,8 @@
 """Running notebooks: each way of failing is told apart, the rest still runs, nothing is redone or left half-done."""
 
+import base64
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import types
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 
@@ -289,9 +292,6 @@ def test_refresh_leaves_a_failing_notebook_as_it_was(tmp_path, monkeypatch):
 
 def test_large_pictures_shrink_until_the_notebook_is_small():
     import base64
-    import io
-
-    import numpy as np
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
@@ -367,3 +367,17 @@ def test_relative_paths_mean_those_seen_from_the_working_directory(tmp_path):
     assert from_here("../models/sets.gmt:A SET", here) == f"{sets}:A SET"
     for same in ("tiny", "C2,C3", "../models/none.keras", str(model), "0 0 150", "", "https://a.b/c"):
         assert from_here(same, here) == same
+
+
+def test_a_thin_coloured_line_keeps_its_colour_in_a_stored_picture():
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(100, 220, (300, 300, 3)).astype(np.uint8)
+    pixels[150, 50:250] = (0xF0, 0xE4, 0x42)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    stored = execute_refresh._palette(base64.b64encode(stream.getvalue()).decode(), 1.0)
+    kept = np.asarray(Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB"))
+    assert (kept[150, 50:250] == (0xF0, 0xE4, 0x42)).all()
+    assert np.abs(kept.astype(int) - pixels).mean() < 12
