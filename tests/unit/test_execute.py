@@ -291,7 +291,6 @@ def test_refresh_leaves_a_failing_notebook_as_it_was(tmp_path, monkeypatch):
 
 
 def test_large_pictures_shrink_until_the_notebook_is_small():
-    import base64
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
