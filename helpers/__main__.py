@@ -1,4 +1,4 @@
-"""The front door: ``python -m helpers run | refresh | report | data | fetch | check``."""
+"""The front door: ``python -m helpers run | batch | status | refresh | report | data | fetch | check``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
     run.add_argument("--timeout", type=float, metavar="S", help="seconds a notebook may take")
 
+    batch = commands.add_parser("batch", help="one notebook over a table of samples")
+    batch.add_argument("table", type=Path, metavar="SAMPLES.csv", help="a column sample, and parameters")
+    batch.add_argument("--notebook", required=True, metavar="NN")
+    batch.add_argument("-p", nargs=2, action="append", default=[], **words)
+    batch.add_argument("--out", type=Path, metavar="DIR", help="folder of the outputs (default runs/batch/TABLE-NN)")
+    batch.add_argument("--engine", default="pool", metavar="ENGINE", help="where the samples run: pool (this machine)")
+    batch.add_argument("--jobs", type=int, default=1, metavar="N", help="samples at a time (default 1)")
+    batch.add_argument("--retries", type=int, default=1, metavar="R", help="more tries where a kernel died (default 1)")
+    batch.add_argument("--timeout", type=float, metavar="S", help="seconds a sample may take")
+    batch.add_argument("--fresh", action="store_true", help="run also what is up to date")
+    status = commands.add_parser("status", help="what has become of a batch")
+    status.add_argument("folder", type=Path, metavar="DIR")
+
     refresh = commands.add_parser("refresh", help="run notebooks and store outputs and counts in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN")
 
@@ -37,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options) -> int:
-    from helpers import execute, report, runner_data
+def _given(options) -> dict:
+    """Return what ``-p`` sets, paths as seen from here; check what run and batch have in common."""
     from helpers.notebook import from_here
 
     names = [name for name, _ in options.p]
@@ -47,13 +60,74 @@ def _run(options) -> int:
         raise CourseError(f"-p {twice[0]} twice", "each parameter once", "delete one")
     if options.jobs < 1:
         raise CourseError(f"--jobs {options.jobs}", "1 or more", "choose --jobs 1")
-    given = {name: value if name == "OUT" else from_here(value) for name, value in options.p}
-    jobs = execute.plan(options.numbers, given=given, out=options.out)
-    for job in jobs:  # the virtual tissue is made here, so that no notebook's time is spent on it
-        if job.notebook.needs.get("sections", True) and (options.fresh or job.state != "up to date"):
+    return {name: value if name == "OUT" else from_here(value) for name, value in options.p}
+
+
+def _generate(jobs, fresh: bool) -> None:
+    """Make the virtual tissue before the notebooks start, so that no notebook's time is spent on it."""
+    from helpers import runner_data
+
+    for job in jobs:
+        if job.notebook.needs.get("sections", True) and (fresh or job.state != "up to date"):
             made = runner_data.generate(job.parameters)
             for other in job.notebook.needs.get("also", []) if made else ():
                 runner_data.generate({**job.parameters, "DATA": other})
+
+
+def _batch(options) -> int:
+    from tqdm import tqdm
+
+    from helpers import batch, batch_report
+
+    given = _given(options)
+    if options.engine not in batch.ENGINES:
+        raise CourseError(f"--engine {options.engine}", f"one of {', '.join(batch.ENGINES)}", "choose one of them")
+    if options.retries < 0:
+        raise CourseError(f"--retries {options.retries}", "0 or more", "choose --retries 0")
+    if "OUT" in given:
+        raise CourseError("-p OUT", "--out DIR", "use --out DIR; each sample gets its own folder in it")
+    planned = batch.plan(options.table, options.notebook, common=given, out=options.out)
+    _generate(planned.jobs, options.fresh)
+
+    def told(job, outcome):
+        cell = f"code cell {outcome.cell}: " if outcome.cell else ""
+        why = f"  {cell}{outcome.reason}" if outcome.reason else ""
+        with tqdm.external_write_mode(file=sys.stdout):
+            say(f"{job.label:<28} {outcome.kind}  {outcome.seconds:.0f} s{why}")
+
+    options_of_run = {"workers": options.jobs, "retries": options.retries, "fresh": options.fresh}
+    try:
+        outcomes = batch.run(planned, timeout=options.timeout, told=told, **options_of_run)
+    finally:
+        if (planned.folder / batch.FILE).exists():
+            say(f"report: {batch_report.build(planned.folder)}")
+    bad = [job.label for job, outcome in zip(planned.jobs, outcomes) if not outcome.good]
+    say(f"{len(outcomes) - len(bad)} of {len(outcomes)} samples complete")
+    if bad:
+        note(f"failed: {', '.join(bad)}")
+    return 1 if bad else 0
+
+
+def _status(options) -> int:
+    from helpers import batch
+
+    found = batch.status(options.folder)
+    for sample, state in found["samples"].items():
+        say(f"{sample:<28} {state}")
+    say(f"{len(found['samples']) - found['left']} of {len(found['samples'])} samples complete ({found['notebook']})")
+    if found["seconds"]:
+        middle, most = found["seconds"]
+        memory = f"{found['peak_mb'][0]:.0f} MB (at most {found['peak_mb'][1]:.0f})"
+        rest = f"one after the other the rest takes {found['left'] * middle / 60:.0f} min"
+        say(f"a sample takes {middle:.0f} s (at most {most:.0f}) and {memory}; {rest}")
+    return 0
+
+
+def _run(options) -> int:
+    from helpers import execute, report
+
+    jobs = execute.plan(options.numbers, given=_given(options), out=options.out)
+    _generate(jobs, options.fresh)
     outcomes = execute.run(jobs, fresh=options.fresh, workers=options.jobs, timeout=options.timeout)
     for outcome in outcomes:
         word = "up to date" if outcome.skipped else outcome.kind
@@ -140,7 +214,8 @@ def _word(value) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 good, 1 a notebook failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    commands = {"run": _run, "refresh": _refresh, "report": _report, "data": _data, "fetch": _fetch, "check": _check}
+    commands = {"run": _run, "batch": _batch, "status": _status, "refresh": _refresh, "report": _report, "data": _data}
+    commands |= {"fetch": _fetch, "check": _check}
     try:
         return commands[options.command](options)
     except CourseError as problem:

@@ -40,6 +40,11 @@ class Job:
     fingerprint: str
 
     @property
+    def label(self) -> str:
+        """What tells it from the other jobs of a run: the name of its folder."""
+        return self.folder.name
+
+    @property
     def state(self) -> str:
         """``up to date``, ``missing``, ``failed`` or ``stale``."""
         try:
@@ -87,12 +92,12 @@ def plan(numbers=(), *, given=None, out: Path | None = None, where: Path | None 
         declared = notebooks.load(path)
         values = notebooks.check_parameters(declared, given, text=True)
         asked = {name: values[name] for name in given}
-        _refuse_foreign(out / declared.name)
+        refuse_foreign(out / declared.name)
         jobs.append(Job(declared, asked, values, out / declared.name, fingerprint(declared, values)))
     return jobs
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Refuse to replace a folder outside ``runs/`` that no run has made: it would be deleted."""
     marks = ("run.json", "results.json")
     ours = folder.is_relative_to(settings.runs_dir().resolve()) or any((folder / mark).exists() for mark in marks)
@@ -129,17 +134,31 @@ def lock(folder: Path):
         yield
 
 
-def run(jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: float | None = None) -> list[Outcome]:
+def run(
+    jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: float | None = None, unit: str = "notebook",
+    told=None,
+) -> list[Outcome]:
     """Run what is not up to date; one failure does not stop the others.
 
     Parameters
     ----------
+    jobs
+        Their folders lie in one folder and have different names.
     fresh
         Run also what is up to date.
     workers
         Notebooks at a time.
     timeout
         Seconds a notebook may take; None means ten budgets in the profile ``tiny``, else no limit.
+    unit
+        What the progress bar counts.
+    told
+        Called with job and outcome when one has ended, from the thread that ran it.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of ``jobs``; ``skipped`` marks those that were up to date.
     """
     from tqdm import tqdm
 
@@ -151,20 +170,30 @@ def run(jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: floa
         for leftover in home.glob(".attempt-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
-        bar = tqdm(total=len(todo), desc="notebooks", unit="notebook", file=sys.stderr, disable=not todo)
-        options = {"workers": workers, "timeout": timeout, "stop": stop}
-        ended = {job.notebook.name: pool.submit(execute, job, **options) for job in todo}
+        bar = tqdm(total=len(todo), desc=f"{unit}s", unit=unit, file=sys.stderr, disable=not todo)
+        count = {"running": 0, "failed": 0}
+
+        def one(job):
+            count["running"] += 1
+            outcome = execute(job, workers=workers, timeout=timeout, stop=stop)
+            count["running"] -= 1
+            count["failed"] += not outcome.good
+            if told is not None:
+                told(job, outcome)
+            bar.set_postfix(count, refresh=False)
+            bar.update()
+            return outcome
+
+        ended = {job.label: pool.submit(one, job) for job in todo}
         try:
-            for future in ended.values():
-                future.add_done_callback(lambda _: bar.update())
-            results = {name: future.result() for name, future in ended.items()}
+            results = {label: future.result() for label, future in ended.items()}
         except KeyboardInterrupt:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
         finally:
             bar.close()
-    return [results.get(job.notebook.name) or Outcome(job.notebook.name, GOOD, skipped=True) for job in jobs]
+    return [results.get(job.label) or Outcome(job.notebook.name, GOOD, skipped=True) for job in jobs]
 
 
 def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=None) -> Outcome:
@@ -175,7 +204,7 @@ def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=No
     name = job.notebook.name
     if timeout is None and job.parameters.get("PROFILE", "tiny") == "tiny":
         timeout = max(300.0, GRACE * job.notebook.budget_seconds)
-    attempt = job.folder.parent / f".attempt-{name}-{os.getpid()}"
+    attempt = job.folder.parent / f".attempt-{job.label}-{os.getpid()}"
     began = time.monotonic()
     try:
         shutil.rmtree(attempt, ignore_errors=True)

@@ -68,12 +68,20 @@ def code_print(root: Path | None = None) -> list:
     return [_contents(code), _contents((root / "data").glob("*"))]
 
 
-def fingerprint(notebook: notebooks.Notebook, parameters: dict) -> str:
-    """Return a hash of all that a result depends on: cells, parameters, helpers, small tables, lock and data."""
+def fingerprint(notebook: notebooks.Notebook, parameters: dict, known: dict | None = None) -> str:
+    """Return a hash of all that a result depends on: cells, parameters, helpers, small tables, lock and data.
+
+    Files are read once for many results if they share a dictionary ``known``.
+    """
+    known = {} if known is None else known
     own = {name: value for name, value in parameters.items() if name != "OUT"}
-    data = data_print(parameters["DATA"]) if "DATA" in parameters else []
+    code = known["code"] = known.get("code") or code_print()
+    data = []
+    if "DATA" in parameters:
+        key = ("data", parameters["DATA"])
+        data = known[key] = known[key] if key in known else data_print(parameters["DATA"])
     declared = (notebook.promises, notebook.graded_checks)
-    return _digest(notebook.cells, declared, own, code_print(), data)
+    return _digest(notebook.cells, declared, own, code, data)
 
 
 # ---------------------------------------------------------------- judging
@@ -102,8 +110,9 @@ def _failure(folder: Path, name: str) -> Outcome:
         cells = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
         return Outcome(name, "not finished", f"the notebook did not start: {lines[-1] if lines else 'no message'}")
-    started = 0
-    for number, cell in enumerate((cell for cell in cells if cell["cell_type"] == "code"), start=1):
+    started = number = 0
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        number += "injected-parameters" not in cell["metadata"].get("tags", [])  # as the notebook was given
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 return _error(name, number, output)

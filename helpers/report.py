@@ -160,20 +160,26 @@ def _meter(used: float, budget: float, unit: str) -> str:
 
 
 def _shot(record: dict, number: str) -> str:
+    for figure in record["results"].get("figures", ()):
+        source = thumbnail(record["place"] / figure["file"], THUMBNAIL_PX)
+        if source:
+            return f'<div class="shot"><img alt="{esc(figure["alt"])}" src="{source}"></div>'
+    return f'<div class="shot empty" aria-hidden="true">{esc(number)}</div>'
+
+
+def thumbnail(file: Path, side: int) -> str:
+    """Return a picture no larger than ``side`` pixels as a data URI, or nothing if it cannot be read."""
     from PIL import Image
 
-    for figure in record["results"].get("figures", ()):
-        try:
-            with Image.open(record["place"] / figure["file"]) as picture:
-                small = picture.convert("RGB")
-        except OSError:
-            continue
-        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        stream = io.BytesIO()
-        small.save(stream, "JPEG", quality=82)
-        data = base64.b64encode(stream.getvalue()).decode()
-        return f'<div class="shot"><img alt="{esc(figure["alt"])}" src="data:image/jpeg;base64,{data}"></div>'
-    return f'<div class="shot empty" aria-hidden="true">{esc(number)}</div>'
+    try:
+        with Image.open(file) as picture:
+            small = picture.convert("RGB")
+    except OSError:
+        return ""
+    small.thumbnail((side, side))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _matrix(verdicts: list) -> str:

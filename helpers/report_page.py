@@ -1,11 +1,13 @@
 """The look of the HTML pages: one style sheet, one frame, and executed notebooks as self-contained pages.
 
-Pages need no network and run no script: a content-security policy in each forbids both, whatever a cell or a sample
-name may contain.
+Pages need no network and run no script but, on the page of a cohort, the one that sorts its table: a content-security
+policy in each forbids all else, whatever a cell or a sample name may contain.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import os
 import re
@@ -53,11 +55,16 @@ def esc(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def frame(title: str, body: str, *, style: str = "") -> str:
-    """Return a whole page around a body."""
+def frame(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a whole page around a body; of scripts only this very one may run, by its hash in the policy."""
+    policy = POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        body += f"\n<script>{script}</script>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(title)}</title><style>{STYLE}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )

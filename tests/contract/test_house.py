@@ -41,6 +41,11 @@ FLOORS = {
     "pseudospots": 3,
     "hovernet": 3,
     "survival": 3,
+    "deepspot": 3,
+    "deepspot2cell": 3,
+    "slideqc": 3,
+    "bulk": 3,
+    "response": 3,
     "grade": 4,
     "plots": 4,
     "traps": 4,
@@ -52,7 +57,8 @@ FLOORS = {
     "execute": 5,
     "machine": 5,
     "app": 5,
-    "__main__": 6,
+    "batch": 6,
+    "__main__": 7,
 }
 HEAVY = ("tensorflow", "torch", "squidpy", "spatialdata", "keras", "scanpy", "sklearn", "matplotlib")
 MAX_LINES = 320

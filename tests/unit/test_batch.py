@@ -1,0 +1,217 @@
+"""A batch: the table is checked whole; one failing sample stops no other; a second call redoes only what is due."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import write_notebook
+from helpers import batch, batch_report, batch_table, execute_state, notebook
+from helpers.__main__ import main
+from helpers.messages import CourseError
+
+PARAMETERS = 'SEED = 0\nSIZE = 1.5\nMODE = "good"\nOUT = ""\nTRAP = ""'
+WORK = """import os, signal
+assert MODE != "bad", "this sample is bad"
+if MODE == "memory" and not os.path.exists(os.environ["COURSE_TRIED"]):
+    open(os.environ["COURSE_TRIED"], "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)"""
+FIGURE = """import matplotlib.pyplot as plt
+fig, ax = plt.subplots(); ax.plot([1, 3, SIZE])
+run.figure(fig, "line", alt="a line")
+run.product("n", lambda path: path.write_text(str(SIZE)), file="n.txt")
+run.metric("size", SIZE)
+run.finish()"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Keep the helpers' part of the fingerprint fixed, so that somebody editing a helper meanwhile does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute_state, "code_print", lambda root=None: [1])
+        yield
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """One notebook whose end the parameter MODE decides."""
+    home = tmp_path_factory.mktemp("batch") / "notebooks"
+    write_notebook(home, "01_good", WORK, FIGURE, parameters=PARAMETERS, promises=["n"], ranges={"SIZE": [0, 9]})
+    return home
+
+
+def table(folder: Path, text: str) -> Path:
+    """Write a table of samples."""
+    path = folder / "samples.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def cohort(books, tmp_path_factory):
+    """Four samples of three patients: one raises, one is killed the first time it is tried."""
+    home = tmp_path_factory.mktemp("cohort")
+    rows = "sample,patient,SIZE,MODE\na_1,a,1,\na_2,a,2,good\nb,b,3,bad\nc,c,4,memory\n"
+    planned = batch.plan(table(home, rows), "01", out=home / "out", where=books)
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_TRIED", str(home / "tried"))
+        outcomes = batch.run(planned, workers=2, told=lambda job, outcome: told.append((job.label, outcome.kind)))
+    return types.SimpleNamespace(home=home, planned=planned, outcomes=outcomes, told=told, out=home / "out")
+
+
+def test_one_bad_sample_stops_no_other_and_is_named_with_its_cell(cohort):
+    assert [outcome.kind for outcome in cohort.outcomes] == ["complete", "complete", "cell failed", "complete"]
+    assert "this sample is bad" in cohort.outcomes[2].reason and cohort.outcomes[2].cell == 3
+    assert [(cohort.out / name / "n.txt").read_text() for name in ("a_1", "a_2", "c")] == ["1.0", "2.0", "4.0"]
+    assert not (cohort.out / "b" / "results.json").exists()
+
+
+def test_only_a_killed_kernel_is_tried_again(cohort):
+    kinds = {}
+    for label, kind in cohort.told:
+        kinds.setdefault(label, []).append(kind)
+    assert kinds == {
+        "a_1": ["complete"], "a_2": ["complete"], "b": ["cell failed"], "c": ["kernel died", "complete"],
+    }  # fmt: skip
+
+
+def test_a_second_call_runs_only_what_failed_or_changed(cohort, books):
+    text = "sample,patient,SIZE,MODE\na_1,a,1,\na_2,a,2.5,good\nb,b,3,bad\nc,c,4,memory\nd,d,5,good\n"
+    planned = batch.plan(table(cohort.home, text), "01", out=cohort.out, where=books)
+    assert [job.state for job in planned.jobs] == ["up to date", "stale", "failed", "up to date", "missing"]
+    table(cohort.home, text.replace("2.5", "2"))  # as it was, for the other tests
+
+
+def test_status_says_what_is_done_and_what_the_rest_needs(cohort):
+    found = batch.status(cohort.out)
+    assert found["samples"] == {"a_1": "complete", "a_2": "complete", "b": "cell failed", "c": "complete"}
+    assert found["left"] == 1 and found["seconds"][1] >= found["seconds"][0] > 0 and found["peak_mb"][0] > 10
+    with pytest.raises(CourseError, match="no batch"):
+        batch.status(cohort.home)
+
+
+def test_the_page_counts_patients_and_names_failures(cohort):
+    page = batch_report.build(cohort.out).read_text(encoding="utf-8")
+    assert "3 of 4 samples complete" in page and "3 patients" in page
+    assert "code cell 3" in page and "this sample is bad" in page and "a_1/01_good.html" in page
+    assert page.count("data:image/jpeg") == 3 and "://" not in page
+    saved = pd.read_parquet(cohort.out / "cohort.parquet")
+    pd.testing.assert_frame_equal(saved, pd.read_csv(cohort.out / "cohort.csv"), check_dtype=False)
+    assert saved.set_index("sample").loc["a_2", ["SIZE", "metric: size"]].tolist() == [2.0, 2.0]
+    assert batch_report.build(cohort.out).read_text(encoding="utf-8") == page
+
+
+def test_a_name_or_message_cannot_put_code_into_the_page(cohort, tmp_path):
+    (tmp_path / "s").mkdir()
+    asked = {"notebook": "01_x", "samples": [{"sample": "s", "patient": "<img src=x>", "given": {}}]}
+    (tmp_path / batch.FILE).write_text(json.dumps(asked))
+    (tmp_path / "s" / "run.json").write_text(json.dumps({"kind": "cell failed", "reason": "<script>x</script>"}))
+    page = batch_report.build(tmp_path).read_text()
+    assert "<img src=x>" not in page and "<script>x" not in page and page.count("<script>") == 1
+    assert "script-src 'sha256-" in page and "unsafe-inline'; script-src" in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("SIZE\n1\n", "one called sample"),
+        ("sample;SIZE\na;1\n", "separate the columns by commas"),
+        ("sample,SIZ\na,1\n", "did you mean SIZE"),
+        ("sample,SIZE,SIZE\na,1,1\n", "'SIZE' twice"),
+        ("sample,OUT\na,x\n", "--out DIR"),
+        ("sample,SIZE\n", "no rows"),
+        ("", "empty table"),
+        ('sample,MODE\na,"x\n', "breaks off"),
+        ("sample,SIZE\n../a,1\n", "sample named '../a'"),
+        ("sample,SIZE\n<script>,1\n", "sample named"),
+        ("sample,SIZE\nindex.html,1\n", "sample named"),
+        ("sample,SIZE\na,1\nA,2\n", "each name once"),
+        ("sample,SIZE\na,big\n", "type float"),
+        ("sample,SIZE\na,99\n", "0 to 9"),
+        ("sample,SIZE\na,1,2\n", "3 cells"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_anything_runs(books, tmp_path, rows, words):
+    with pytest.raises(CourseError) as caught:
+        batch.plan(table(tmp_path, rows), "01", out=tmp_path / "out", where=books)
+    assert words in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_wrong_rows_are_named_at_once(books, tmp_path):
+    rows = "sample,SIZE\n" + "".join(f"s{n},{'x' if n % 2 else 1}\n" for n in range(40))
+    with pytest.raises(CourseError, match="20 rows that cannot run") as caught:
+        batch.plan(table(tmp_path, rows), "01", out=tmp_path / "out", where=books)
+    assert "line 3:" in str(caught.value) and "and 8 more" in str(caught.value)
+
+
+def test_data_and_sections_are_checked_for_every_row(tmp_path):
+    home = tmp_path / "notebooks"
+    write_notebook(home, "01_data", "run.finish()", parameters='DATA = "virtual"\nTRAIN = ""\nTEST = ""\nOUT = ""')
+    rows = "sample,DATA\na,virtual\nb,st:./nowhere\nc,virtul\n"
+    with pytest.raises(CourseError, match="2 rows that cannot run") as caught:
+        batch.plan(table(tmp_path, rows), "01", out=tmp_path / "out", where=home)
+    assert "line 3" in str(caught.value) and "line 4" in str(caught.value)
+
+
+def test_paths_are_seen_from_the_table(tmp_path):
+    home = tmp_path / "notebooks"
+    write_notebook(home, "01_file", "run.finish()", parameters='FILE = ""\nOUT = ""')
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.txt").write_text("x")
+    rows = batch_table.read(table(tmp_path, "sample,FILE\na,./slides/a.txt\n"), notebook.load(home / "01_file.ipynb"))
+    assert rows[0].given["FILE"] == str(tmp_path / "slides" / "a.txt")
+
+
+def test_a_value_far_from_the_others_is_an_outlier():
+    values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 5.0, np.nan])
+    assert batch_report.outliers(values).tolist() == [False] * 5 + [True, False]
+    assert not batch_report.outliers([1, 1, 1, 1, 1, 2]).any()  # most agree exactly: no scale to judge by
+    assert not batch_report.outliers([1, 2, 100]).any()  # too few
+
+
+def test_killed_at_any_moment_nothing_half_written_is_taken_for_a_result(books, tmp_path):
+    rows = "sample,SIZE\n" + "".join(f"s{n},{n}\n" for n in range(4))
+    code = "from pathlib import Path; from helpers import batch; "
+    code += f"batch.run(batch.plan(Path({str(table(tmp_path, rows))!r}), '01', "
+    code += f"out=Path({str(tmp_path / 'out')!r}), where=Path({str(books)!r})), workers=2)"
+    draw = random.Random(0)
+    for _ in range(4):
+        driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(draw.uniform(1.5, 7))
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        for place in (tmp_path / "out").glob("s*"):
+            ended = json.loads((place / "run.json").read_text())
+            assert ended["kind"] == "complete" and (place / "n.txt").read_text() == f"{float(place.name[1:])}"
+    planned = batch.plan(tmp_path / "samples.csv", "01", out=tmp_path / "out", where=books)
+    for _ in range(50):  # the children notice within a moment that their parent is gone
+        try:
+            outcomes = batch.run(planned, workers=2)
+            break
+        except CourseError:
+            time.sleep(0.2)
+    assert all(outcome.good for outcome in outcomes) and not list((tmp_path / "out").glob(".attempt-*"))
+
+
+def test_the_command_line_ends_with_1_and_names_the_sample(books, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebook, "folder", lambda: books)
+    path = table(tmp_path, "sample,MODE\ngood,good\nodd,bad\n")
+    words = ["batch", str(path), "--notebook", "01", "--out", str(tmp_path / "out"), "-p", "SIZE", "7"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 samples complete" in said.out and "failed: odd" in said.err
+    assert (tmp_path / "out" / "good" / "n.txt").read_text() == "7.0"
+    assert main(["status", str(tmp_path / "out")]) == 0
+    assert "odd" in capsys.readouterr().out
+    assert main([*words, "--engine", "cloud"]) == 2 and "one of pool" in capsys.readouterr().err
