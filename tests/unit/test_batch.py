@@ -106,7 +106,8 @@ def test_the_page_counts_patients_and_names_failures(cohort):
     assert "code cell 3" in page and "this sample is bad" in page and "a_1/01_good.html" in page
     assert page.count("data:image/jpeg") == 3 and "://" not in page
     saved = pd.read_parquet(cohort.out / "cohort.parquet")
-    pd.testing.assert_frame_equal(saved, pd.read_csv(cohort.out / "cohort.csv"), check_dtype=False)
+    plain = pd.read_csv(cohort.out / "cohort.csv").fillna({"reason": "", "MODE": ""})
+    pd.testing.assert_frame_equal(saved.fillna({"MODE": ""}), plain, check_dtype=False)
     assert saved.set_index("sample").loc["a_2", ["SIZE", "metric: size"]].tolist() == [2.0, 2.0]
     assert batch_report.build(cohort.out).read_text(encoding="utf-8") == page
 
