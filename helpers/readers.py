@@ -10,11 +10,12 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import readers_st, readers_visium, readers_xenium, section
+from helpers import readers_slides, readers_st, readers_visium, readers_xenium, section
 from helpers.messages import CourseError, note
 from helpers.readers_files import folder_of
 
-_VENDORS = {"st": readers_st, "st2k": readers_st, "visium": readers_visium, "xenium": readers_xenium}
+_VENDORS = {"st": readers_st, "st2k": readers_st, "visium": readers_visium, "xenium": readers_xenium,
+            "slides": readers_slides}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Ref:
     section_id, subject_id
         The section, and the patient or animal it comes from.
     platform
-        ``"visium"``, ``"st"``, ``"st2k"`` or ``"xenium"``.
+        ``"visium"``, ``"st"``, ``"st2k"``, ``"xenium"`` or ``"slides"`` (pictures without spots).
     dataset
         Catalogue id, or the name the caller gave.
     layout
-        ``"space ranger"``, ``"st positions"``, ``"st frame"``, ``"xenium outs"`` or ``"xenium crop"``.
+        ``"space ranger"``, ``"st positions"``, ``"st frame"``, ``"xenium outs"``, ``"xenium crop"`` or ``"slides"``.
     files
         Path of each part by role.
     labels
@@ -75,6 +76,7 @@ def discover(folder, *, dataset: str, platform: str | None = None) -> list[Ref]:
         Name to store with each section.
     platform
         ``"visium"``, ``"xenium"``, ``"st"`` (or ``"st2k"``) to look for one vendor only; None looks for all.
+        ``"slides"`` takes every picture for a slide, so it must be asked for.
 
     Raises
     ------
@@ -112,8 +114,8 @@ def read(ref: Ref):
     CourseError
         Any part is missing, damaged or contradicts another; nothing is guessed silently.
     """
-    if ref.platform == "xenium":
-        return readers_xenium.read_ref(ref)
+    if ref.platform in ("xenium", "slides"):
+        return _VENDORS[ref.platform].read_ref(ref)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* names are not unique")  # made unique, and said, by tidy_counts
         parts = _VENDORS[ref.platform].load(ref)

@@ -16,9 +16,12 @@ def generate(parameters: dict) -> Path | None:
     known = {item.id: item for item in catalogue.datasets()}.get(parameters.get("DATA"))
     if known is None or known.kind != "generated":
         return None
-    from helpers.virtual import cohorts
+    if known.platform == "slides":
+        from helpers.virtual import clinic as maker
+    else:
+        from helpers.virtual import cohorts as maker
 
-    return Path(cohorts.ensure(known.id, seed=int(parameters.get("SEED", 0))))
+    return Path(maker.ensure(known.id, seed=int(parameters.get("SEED", 0))))
 
 
 class Data:
@@ -48,6 +51,11 @@ class Data:
     def is_virtual(self) -> bool:
         """Whether the data are generated, so that the truth is known."""
         return "DATA" in self.parameters and self._source["truth"] is not None
+
+    @property
+    def folder(self) -> Path:
+        """The data set's files as their publisher laid them out; a generated set is made first."""
+        return Path(self._source["folder"])
 
     @functools.cached_property
     def _discovered(self) -> dict:
@@ -161,14 +169,18 @@ class Data:
         """Return one line on where a section comes from: source, size, pixel size, table, hash of the counts."""
         from helpers import section as customs
 
-        table, (rows, columns) = customs.counts(section), customs.shape(section)
+        table, facts, picture = customs.counts(section), section.attrs, "no H&E"
+        if "he" in section.images:  # published Xenium tables may lack it, or say nothing of its scale
+            rows, columns = customs.shape(section)
+            scale = f"{facts['mpp']:.4g} um/px" if facts["mpp"] else "unknown um/px"
+            picture = f"H&E {columns} x {rows} px at {scale}"
         digest = hashlib.sha256()
         for part in (table.X.data, table.X.indices, table.X.indptr):
             digest.update(part.astype("<i8").tobytes())
-        facts = section.attrs
+        what = "cells" if facts["platform"] == "xenium" else "spots"
         return (
-            f"{facts['section_id']} ({facts['dataset']}, {facts['platform']}): H&E {columns} x {rows} px at "
-            f"{facts['mpp']:.4g} um/px, {table.n_obs} spots x {table.n_vars} genes, counts {digest.hexdigest()[:8]}"
+            f"{facts['section_id']} ({facts['dataset']}, {facts['platform']}): {picture}, "
+            f"{table.n_obs} {what} x {table.n_vars} genes, counts {digest.hexdigest()[:8]}"
         )
 
     def truth(self, section_id: str):
@@ -178,3 +190,11 @@ class Data:
         from helpers.virtual import truth
 
         return truth.read(self._source["truth"], section_id)
+
+    def cohort_truth(self):
+        """Return the truth of a generated clinical cohort (``helpers.virtual.clinic.Truth``), or None."""
+        if not self.is_virtual or self._source["platform"] != "slides":
+            return None
+        from helpers.virtual import clinic
+
+        return clinic.read(self._source["truth"])

@@ -73,6 +73,8 @@ def directions(target, rank: int, weights):
     mean = weights @ target / weights.sum()
     centred = (target - mean) * np.sqrt(weights)[:, None]
     rank = min(rank, len(target) - 1, target.shape[1])
+    if rank == target.shape[1]:
+        return mean, np.eye(rank)  # every direction is kept, so any basis will do
     if target.shape[1] <= len(target):
         return mean, np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :rank].T
     values, left = np.linalg.eigh(centred @ centred.T)
