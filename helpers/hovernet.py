@@ -11,23 +11,24 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from helpers import hovernet_section, settings
 from helpers.hovernet_align import align
-from helpers.hovernet_post import Post, entropy, instances, tune, vote
+from helpers.hovernet_post import Post, entropy, instances, level, tune, vote
 from helpers.hovernet_scores import compare
 from helpers.hovernet_section import Nuclei
-from helpers.hovernet_targets import UNKNOWN, WORK_MPP, Field, crop, prepare
+from helpers.hovernet_targets import UNKNOWN, WORK_MPP, Field, crop, prepare, stack
 from helpers.hovernet_tiles import batches
 from helpers.messages import CourseError
 
 __all__ = [
     "CLASSES", "UNKNOWN", "WORK_MPP", "Field", "HoverNet", "Nuclei", "Post", "align", "class_weights", "compare",
-    "crop", "entropy", "fit", "instances", "leave_one_out", "load", "prepare", "to_classes", "tune", "vote",
+    "crop", "entropy", "fit", "instances", "leave_one_out", "level", "load", "prepare", "stack", "to_classes", "tune",
+    "vote",
 ]  # fmt: skip
 
 CLASSES = ("immune", "stromal", "cancer_epithelial", "endothelial")
@@ -110,8 +111,10 @@ class HoverNet:
         )
 
     def calibrate(self, validation: Field) -> HoverNet:
-        """Choose the settings of the watershed on a field not trained on; return self."""
-        self.post = tune(self.maps(validation.image), validation.labels, validation.image)
+        """Choose the settings of the watershed, and gains of classes, on a field not trained on; return self."""
+        made = self.maps(validation.image)
+        post = tune(made, validation.labels, validation.image)
+        self.post = replace(post, gains=level(made, instances(made, post), validation))
         return self
 
     def save(self, path) -> Path:
@@ -144,7 +147,8 @@ def load(path) -> HoverNet:
         with zipfile.ZipFile(path) as file:
             card = json.loads(file.read(_CARD))
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        return HoverNet(model, tuple(card["classes"]), Post(**card["post"]), float(card["mpp"]), card["card"])
+        post = Post(**{**card["post"], "gains": tuple(card["post"].get("gains", ()))})
+        return HoverNet(model, tuple(card["classes"]), post, float(card["mpp"]), card["card"])
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise CourseError(str(error)[:200], "a file written by HoverNet.save", "train again or correct the path",
                           file=path) from error  # fmt: skip
@@ -163,7 +167,7 @@ def fit(
     fields
         List of :class:`Field` from :func:`prepare`.
     preset
-        ``"tiny"`` (133,000 weights) or ``"full"`` (published widths, 256 x 256 tiles; for a GPU).
+        ``"tiny"`` (133,000 weights) or ``"full"`` (published widths, 256 x 256 tiles; for a GPU, or batch=1).
     steps
         Batches. The learning rate warms up over 5 % of them and falls to 0 along a cosine.
     seed
@@ -171,7 +175,8 @@ def fit(
     start
         A network to go on from (its weights are copied) instead of drawn weights.
     validation
-        A field not trained on, on which the settings of the watershed are chosen; None keeps the defaults.
+        A field not trained on, on which the watershed's settings and the gains of rare classes are chosen
+        (:func:`stack` joins several); None keeps the defaults.
     max_seconds
         Safety: the schedule is hurried so that training ends by then. The result then depends on the machine.
     jitter, zoom, balance
@@ -189,7 +194,7 @@ def fit(
     import keras
     from tqdm.auto import tqdm
 
-    from helpers.hovernet_net import PRESETS, HoverLoss, build
+    from helpers.hovernet_net import PRESETS, HoverLoss, build, stepper
 
     if preset not in PRESETS:
         raise CourseError(f"preset {preset!r}", f"one of {', '.join(PRESETS)}", "choose one")
@@ -211,7 +216,7 @@ def fit(
     weights = class_weights(fields, len(classes), power)
     rate = learning_rate or measures.learning_rate
     optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    model.compile(optimizer, HoverLoss(weights, slope=slope, unknown=UNKNOWN), jit_compile=False)
+    teach = stepper(model, HoverLoss(weights, slope=slope, unknown=UNKNOWN), optimizer)
     stream = batches(
         fields, rng=rng, side=measures.tile, batch=batch or measures.batch, jitter=jitter, zoom=zoom, balance=balance
     )
@@ -224,7 +229,7 @@ def fit(
         if done >= 1:
             break
         optimizer.learning_rate.assign(rate * min(1, (done + 0.01) / 0.05) * (0.5 + 0.5 * np.cos(np.pi * done)))
-        losses.append(float(model.train_on_batch(*next(stream))))
+        losses.append(float(teach(*next(stream))))
         if not np.isfinite(losses[-1]):
             raise CourseError(f"a loss of {losses[-1]} at step {step}", "a number", "lower learning_rate")
     card = {
@@ -270,4 +275,4 @@ def leave_one_out(fields: dict, subjects: dict, *, hold_back: int = 1, **options
             if subjects[name] == patient:
                 maps = net.maps(fields[name].image)
                 labels = instances(maps, net.post, fields[name].image)
-                yield name, net, labels, *vote(labels, maps)
+                yield name, net, labels, *vote(labels, maps, net.post.gains)

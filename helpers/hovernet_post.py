@@ -36,6 +36,8 @@ class Post:
     faint
         Least contrast of a nucleus over the median of its image, see :func:`contrast`; 0 keeps all. Real tissue holds
         pale smudges of a nucleus' size that virtual tissue has not, and a network used to jittered stain takes them.
+    gains
+        Factor on each class' probability before the vote, see :func:`level`; () is 1 for all.
     """
 
     threshold: float = 0.5
@@ -44,6 +46,7 @@ class Post:
     min_px: int = 20
     min_marker_px: int = 8
     faint: float = 0.0
+    gains: tuple = ()
 
 
 def slopes(hv, size: int):
@@ -122,8 +125,8 @@ def consecutive(labels):
     return number[labels]
 
 
-def vote(labels, maps):
-    """Return class and class probabilities of every label.
+def vote(labels, maps, gains=()):
+    """Return class and class probabilities of every label; ``gains`` as in :class:`Post`.
 
     The class is the majority of its pixels' likeliest classes, background left out (a nucleus has a class); the
     higher mean probability breaks ties.
@@ -137,6 +140,7 @@ def vote(labels, maps):
     """
     y, x = np.nonzero(labels)
     which, each = labels[y, x], maps[y, x, FIRST:].astype(float)
+    each *= gains or 1.0
     n, c = int(labels.max(initial=0)) + 1, maps.shape[-1] - FIRST
     shares = np.stack([np.bincount(which, weights=each[:, k], minlength=n) for k in range(c)], 1).astype(float)
     shares /= np.maximum(shares.sum(1, keepdims=True), 1e-9)
@@ -183,6 +187,44 @@ def tune(maps, truth, image=None, *, share: float = 0.02) -> Post:
         return post
     known = contrast(truth, image)[right]
     return replace(post, faint=max(0.0, float(np.quantile(known, share) / np.median(known))))
+
+
+def level(maps, found, field, *, least: float = 0.5, step: float = 1.19, most: float = 8.0) -> tuple:
+    """Return gains that bring a class which is hardly ever named up to ``least`` of its share among the labels.
+
+    A briefly trained network may rank the nuclei of a rare class well and yet name none of them, as the commoner class
+    is likelier on every one. Such a class' probability is raised step by step (Menon 2021 adjusts logits by priors);
+    classes that are named often enough are left alone.
+
+    Parameters
+    ----------
+    maps, found
+        Predictions for a field not trained on and the nuclei in them, int32 (y, x).
+    field
+        ``hovernet_targets.Field``: the labels.
+    least
+        Share of a class' labels that must be named, of all nuclei paired by outline.
+    step, most
+        Factor of a step, and the largest gain.
+
+    Returns
+    -------
+    tuple of C floats, or () where all are 1
+    """
+    from helpers.hovernet_scores import pair_iou
+
+    classes = maps.shape[-1] - FIRST
+    pairs, _ = pair_iou(field.labels, found)
+    true = field.classes[pairs[:, 0]]
+    pairs, true = pairs[true <= classes], true[true <= classes]
+    there, gains = np.bincount(true, minlength=classes + 1)[1:], np.ones(classes)
+    while len(true):
+        named = np.bincount(vote(found, maps, tuple(gains))[0][pairs[:, 1]], minlength=classes + 1)[1:]
+        low = (named < least * there) & (gains * step <= most)
+        if not low.any():
+            break
+        gains[low] *= step
+    return tuple(float(round(gain, 3)) for gain in gains) if (gains > 1).any() else ()
 
 
 def outlines(labels, *, mpp, origin_um=(0.0, 0.0)) -> list:

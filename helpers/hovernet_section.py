@@ -168,7 +168,8 @@ def predict(
         if not len(kept):
             continue
         origin = np.array([left, top]) * mpp
-        tables.append(_table(found, kept, made, deep, size, origin, classes, part).assign(block=len(tables)))
+        added = _table(found, kept, made, deep, size, origin, classes, part, post.gains)
+        tables.append(added.assign(block=len(tables)))
         new = np.zeros(int(found.max()) + 1, np.int32)
         new[kept] = np.arange(1, len(kept) + 1)
         found = new[found]
@@ -182,12 +183,12 @@ def predict(
     return _joined(tables, lines, whole, classes, work_mpp, post.faint)
 
 
-def _table(found, kept, made, deep, size, origin, classes, image):
+def _table(found, kept, made, deep, size, origin, classes, image, gains):
     """One row for each of the labels ``kept``."""
     import pandas as pd
 
     area, xy = centres(found)
-    codes, shares = vote(found, made)
+    codes, shares = vote(found, made, gains)
     table = pd.DataFrame({
         "x_um": xy[kept, 0] * size[0] + origin[0], "y_um": xy[kept, 1] * size[1] + origin[1],
         "area_um2": area[kept] * size.prod(), "code": codes[kept],

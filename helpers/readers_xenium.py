@@ -82,20 +82,26 @@ def _name(outs: Path, top: Path) -> str:
 
 
 # ---------------------------------------------------------------- reading
-def read_ref(ref, *, alignment=None, qv: float = QV):
-    """Read a section found by :func:`find` (``readers.read`` comes here)."""
+def read_ref(ref, *, alignment=None, qv: float = QV, mpp: float | None = None):
+    """Read a section found by :func:`find` (``readers.read`` comes here); options as in :func:`read`.
+
+    ``mpp`` is also what a published crop needs (:func:`load_crop`). 0 is None, as a notebook's parameter says it.
+    """
+    mpp = mpp or None
     if ref.layout == "xenium crop":
-        return load_crop(ref)
+        return load_crop(ref, mpp=mpp)
     built = read(
         ref.files["outs"], alignment=alignment, qv=qv, dataset=ref.dataset, section_id=ref.section_id,
-        subject_id=ref.subject_id, labels=ref.labels,
+        subject_id=ref.subject_id, labels=ref.labels, mpp=mpp,
     )  # fmt: skip
     if "reference" in ref.files:
         built.attrs["reference_file"] = str(ref.files["reference"])
     return built
 
 
-def read(folder, *, alignment=None, qv: float = QV, dataset="xenium", section_id=None, subject_id=None, labels=None):
+def read(
+    folder, *, alignment=None, qv: float = QV, dataset="xenium", section_id=None, subject_id=None, labels=None, mpp=None
+):
     """Read one Xenium folder.
 
     Parameters
@@ -109,6 +115,9 @@ def read(folder, *, alignment=None, qv: float = QV, dataset="xenium", section_id
         Least quality of a transcript. The matrix is the instrument's own and stays as it is.
     dataset, section_id, subject_id, labels
         Names to store; by default after the folder. ``labels`` become columns of ``obs``.
+    mpp
+        Microns per pixel of the H&E where no file says it; a file that says otherwise (by 2 %) is believed, and the
+        call refused.
 
     Returns
     -------
@@ -146,7 +155,7 @@ def read(folder, *, alignment=None, qv: float = QV, dataset="xenium", section_id
     shapes, how = outlines(outs, counts, section_id=name)
     points = transcripts(outs, qv=qv)
     he, he_file, csv = read_he(outs)
-    mpp, mpp_source = (None, "no H&E") if he_file is None else physical_size(he_file)
+    mpp, mpp_source = (None, "no H&E") if he_file is None else _he_size(he_file, mpp)
     absent = [word for word, part in (("dapi", dapi), ("he", he), ("transcripts", points),
                                       ("nuclei", shapes.get("nuclei"))) if part is None]  # fmt: skip
     if absent:
@@ -226,6 +235,42 @@ def _dapi(outs, facts, name):
     if not stated:
         note(f"note: {name}: no pixel_size in experiment.xenium; {written:.4g} um per pixel from the OME-TIFF")
     return levels, file, float(stated or written)
+
+
+def _he_size(file, given):
+    """Return um per pixel of the H&E and who says so: its file, else the caller; both must agree within 2 %."""
+    stated, source = physical_size(file)
+    if given and stated and abs(given / stated - 1) > 0.02:
+        seen = f"{given:.4g} um per pixel given, {stated:.4g} in {file.name}"
+        raise CourseError(seen, "the file's own, or none given", "leave mpp (MPP) at 0", file=file)
+    return (stated, source) if stated or not given else (float(given), "given by the caller")
+
+
+def unmet(sections: dict, *, test=()) -> dict[str, str]:
+    """Return, for each thing that can be done with a Xenium section, why it cannot be done with these; "" if it can.
+
+    Parameters
+    ----------
+    sections
+        Section id to section, raw or aligned.
+    test
+        Ids of the sections held out.
+
+    Returns
+    -------
+    dict
+        ``registration``, ``cells on the H&E``, ``nuclei and types on the H&E``.
+    """
+    every = list(sections.values())
+    shown = "" if all("he" in one.images for one in every) else "no H&E"
+    if not shown and not all(one.attrs["mpp"] for one in every):
+        shown = "no file states the microns per pixel of the H&E; set MPP if you know them"
+    dapi = shown or ("" if all("dapi" in one.images for one in every) else "no DAPI picture")
+    if not dapi and all(one.attrs["registered"] for one in every):
+        dapi = "registered already, by the file beside the H&E"
+    outlines = shown or ("" if all({"cells", "nuclei"} <= set(one.shapes) for one in every) else "no nucleus outlines")
+    alone = outlines or ("" if len(test) else "no section of another patient to test on")
+    return {"registration": dapi, "cells on the H&E": shown, "nuclei and types on the H&E": alone}
 
 
 def _on_dapi(counts, dapi, um_px, file, name):

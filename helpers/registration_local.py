@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from scipy.ndimage import map_coordinates
+from scipy.spatial.distance import cdist
 
 MAX_BLOCKS = 2500
 MIN_SCORE = 0.35
@@ -163,18 +164,26 @@ def smooth(places, at, values, bandwidth_um, *, left_out=None):
     float64 (m, k)
     """
     out = np.zeros((len(places), values.shape[1]))
-    if not np.isfinite(bandwidth_um):
+    if not np.isfinite(bandwidth_um) or not len(at):
         return out
+    middle, k = at.mean(0), values.shape[1]
+    x = (at - middle) / bandwidth_um
+    parts = np.stack([np.ones(len(x)), *x.T, x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
+    sums = np.hstack([parts, *(values * column[:, None] for column in parts.T[:3])])
     for first in range(0, len(places), _CHUNK):
-        query = places[first : first + _CHUNK]
-        away = (at[None] - query[:, None]) / bandwidth_um
-        weight = np.exp(-0.5 * (away**2).sum(2))
+        query = (places[first : first + _CHUNK] - middle) / bandwidth_um
+        weight = np.exp(-0.5 * cdist(query, x, "sqeuclidean"))
         if left_out is not None:
             weight[np.arange(len(query)), left_out[first : first + _CHUNK]] = 0
-        design = np.concatenate([np.ones((*weight.shape, 1)), away], axis=2)
-        weighted = design * weight[..., None]
-        left = np.einsum("mni,mnj->mij", weighted, design, optimize=True) + np.diag(RIDGE)
-        out[first : first + _CHUNK] = np.linalg.solve(left, np.einsum("mni,nk->mik", weighted, values))[:, 0]
+        total = weight @ sums  # moments about the middle; what follows moves them to each place
+        n, (qx, qy), (sx, sy, sxx, sxy, syy) = total[:, 0], query.T, total[:, 1:6].T
+        ax, ay = sx - qx * n, sy - qy * n
+        axx, ayy = sxx - 2 * qx * sx + qx**2 * n, syy - 2 * qy * sy + qy**2 * n
+        axy = sxy - qx * sy - qy * sx + qx * qy * n
+        left = np.stack([n, ax, ay, ax, axx, axy, ay, axy, ayy], axis=1).reshape(-1, 3, 3) + np.diag(RIDGE)
+        v, vx, vy = total[:, 6 : 6 + k], total[:, 6 + k : 6 + 2 * k], total[:, 6 + 2 * k :]
+        right = np.stack([v, vx - qx[:, None] * v, vy - qy[:, None] * v], axis=1)
+        out[first : first + _CHUNK] = np.linalg.solve(left, right)[:, 0]
     return out
 
 

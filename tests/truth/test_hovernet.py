@@ -52,7 +52,7 @@ def results():
     test, net = small("virtual_xenium", TEST), network()
     maps = net.maps(test.image)
     labels = hovernet.instances(maps, net.post, test.image)
-    codes, shares = hovernet.vote(labels, maps)
+    codes, shares = hovernet.vote(labels, maps, net.post.gains)
     model = baseline.fit([small("virtual_xenium", name) for name in TRAIN], classes=hovernet.CLASSES, jitters=0)
     return judged(test, labels, codes), judged(test, *model.predict(test.image)[:2]), codes, shares
 

@@ -1,5 +1,7 @@
 """HoVer-Net: outlines to targets and back, scores against others' code and by hand, blocks, losses, files, faults."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -220,6 +222,38 @@ def test_the_vote_is_of_pixels_without_background(labels):
     assert shares[2, 0] == pytest.approx(2 / 3, abs=0.05) and np.allclose(shares[present].sum(1), 1)
     sure, torn = post.entropy(np.array([[1, 0, 0, 0], [0.25] * 4]))
     assert sure < 1e-6 and torn == pytest.approx(1)
+
+
+def test_a_class_never_named_is_raised_until_it_is_named_half_as_often_as_its_label(labels):
+    n = int(labels.max())
+    classes = np.r_[0, np.where(np.arange(n) % 5 == 0, 2, 1)].astype(np.uint8)
+    field = targets.Field(np.zeros((*labels.shape, 3), np.uint8), labels, classes, targets.hv_maps(labels), 0.5)
+    maps = np.zeros((*labels.shape, 6), np.float32)
+    maps[..., 0] = labels > 0
+    sure = settings.rng(0, "level").uniform(0.3, 0.45, n + 1)  # the rare class ranks right and never wins
+    rare = np.where(classes == 2, sure, 0.1)[labels]
+    maps[..., 5], maps[..., 4] = rare, 1 - rare
+    assert not (post.vote(labels, maps)[0] == 2).any()
+    gains = post.level(maps, labels, field)
+    codes, shares = post.vote(labels, maps, gains)
+    named, there = (codes == 2).sum(), (classes == 2).sum()
+    assert gains[0] == 1 and 1 < gains[1] < 8 and there / 2 <= named <= there and (classes[codes == 2] == 2).all()
+    assert np.allclose(shares[1:].sum(1), 1, atol=1e-5)
+    maps[..., 5], maps[..., 4] = (classes == 2)[labels], (classes == 1)[labels]
+    assert post.level(maps, labels, field) == (), "what is named often enough is left alone"
+    none = targets.Field(field.image, labels * 0, classes, field.hv, 0.5)
+    assert post.level(maps, labels * 0, none) == ()
+
+
+def test_strips_are_put_below_each_other(labels):
+    one = targets.Field(np.full((*labels.shape, 3), 90, np.uint8), labels, np.r_[0, np.ones(labels.max(), int)].astype(
+        np.uint8), targets.hv_maps(labels), 0.5)  # fmt: skip
+    two = replace(one, classes=(one.classes * 2).astype(np.uint8))
+    both = hovernet.stack([targets.crop(one, slice(0, 60)), targets.crop(two, slice(10, 90), slice(0, 100))], gap=8)
+    assert both.image.shape == (60 + 8 + 80 + 8, 100, 3) and both.labels.shape == both.hv.shape[:2] == (156, 100)
+    kinds = both.classes[both.labels]
+    assert set(np.unique(kinds[:60])) == {0, 1} and not kinds[60:68].any() and set(np.unique(kinds[68:])) == {0, 2}
+    assert (both.hv[68:148] == two.hv[10:90, :100]).all() and (both.labels[:60] == labels[:60, :100]).all()
 
 
 def test_outlines_rasterised_give_the_nuclei_back(labels):
@@ -598,10 +632,51 @@ def test_a_network_is_what_it_was_after_saving(trained, tmp_path):
             hovernet.load(tmp_path / missing)
 
 
-def test_training_goes_on_from_a_network(trained, monkeypatch):
+def test_the_step_is_that_of_keras(net):
     import keras
 
-    monkeypatch.setattr(keras.Model, "train_on_batch", lambda self, x, y: float(self.loss(y, self(x, training=False))))
+    rng = settings.rng(0, "step")
+    x = rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    y = np.zeros((2, 32, 32, 4), np.float32)
+    y[:, 8:20, 8:20, 0], y[:, 8:20, 8:20, 3] = 1, 1
+    small = replace(net.PRESETS["tiny"], widths=(4, 4, 4), decoder=(4, 4), growth=4)
+    losses, weights = [], []
+    for ours in (True, False):
+        model, loss = net.build(small, classes=1, seed=3), net.HoverLoss([1.0, 1.0])
+        optimizer = keras.optimizers.SGD(1e-2, momentum=0.9)  # Adam would blow up the last digit of tiny gradients
+        model.compile(optimizer, loss, jit_compile=False)
+        step = net.stepper(model, loss, optimizer) if ours else None
+        losses.append([float(step(x, y) if ours else model.train_on_batch(x, y)) for _ in range(3)])
+        weights.append(model.get_weights())  # the moving means of the norms among them
+    assert losses[0][2] < losses[0][0] and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*weights))
+
+
+def test_grouped_convolutions_are_those_of_keras_but_not_compiled_by_xla(net, tmp_path):
+    import keras
+
+    full = replace(net.PRESETS["full"], widths=(2, 4), units=(1, 1), bottom=8, decoder=(4,), dense=(1,), growth=4)
+    model = net.build(full, classes=2)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.groups for layer in convolutions} == {1}, "Keras sends groups through XLA: minutes a step on a CPU"
+    x = settings.rng(0, "groups").normal(size=(1, 8, 8, 16)).astype(np.float32)
+    image = keras.Input((None, None, 16))
+    ours = keras.Model(image, net._Builder(full, 0).conv(image, 8, 5, groups=4))
+    theirs = keras.layers.Conv2D(8, 5, padding="same", groups=4, use_bias=False)
+    theirs.build(x.shape)
+    theirs.set_weights([np.concatenate(ours.get_weights(), -1)])
+    assert len(ours.get_weights()) == 4 and np.allclose(ours(x), theirs(x), atol=1e-4)
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras", compile=False, safe_mode=True)
+    tile = np.full((1, 16, 24, 3), 200, np.float32)
+    assert np.allclose(again(tile), model(tile), atol=1e-5)
+
+
+def test_training_goes_on_from_a_network(trained, monkeypatch):
+    from helpers import hovernet_net
+
+    look = lambda model, loss, _: lambda x, y: float(loss(y, model(x, training=False)))  # noqa: E731 - no step is taken
+    monkeypatch.setattr(hovernet_net, "stepper", look)
     field, model = trained
     options = {"classes": ("even", "odd"), "batch": 4, "jitter": False, "progress": False}
     on = hovernet.fit([field], start=model, steps=3, **options)

@@ -445,6 +445,44 @@ def test_a_crop_has_its_rows_in_x_pixel(tmp_path, capsys):
         readers.discover(tmp_path, dataset="x", platform="xenium")
 
 
+def test_who_knows_the_pixel_size_may_give_it(tmp_path):
+    crop(tmp_path / "crop")
+    (ref,) = readers.discover(tmp_path / "crop", dataset="x", platform="xenium")
+    built = readers_xenium.read_ref(ref, mpp=0.4)
+    assert section.mpp(built) == 0.4 and section.check(built) is built
+    assert readers_xenium.read_ref(ref, mpp=0.0).attrs["mpp"] is None
+    outs = copy(tmp_path / "whole")
+    stated = read("X3_b").attrs["mpp"]
+    assert readers_xenium.read(outs, mpp=stated * 1.01).attrs["mpp"] == stated
+    with pytest.raises(CourseError, match="per pixel given"):
+        readers_xenium.read(outs, mpp=stated * 1.2)
+
+
+def test_what_cannot_be_done_is_said_with_the_reason(tmp_path):
+    whole = read()
+    can = readers_xenium.unmet({"X3_b": whole}, test=["X3_b"])
+    assert set(can.values()) == {""} and len(can) == 3
+    assert "another patient" in readers_xenium.unmet({"X3_b": whole})["nuclei and types on the H&E"]
+    crop(tmp_path)
+    (ref,) = readers.discover(tmp_path, dataset="x", platform="xenium")
+    assert all("set MPP" in why for why in readers_xenium.unmet({"core": readers.read(ref)}, test=["core"]).values())
+    known = readers_xenium.unmet({"core": readers_xenium.read_ref(ref, mpp=0.5)}, test=["core"])
+    assert known == {"registration": "no DAPI picture", "cells on the H&E": "",
+                     "nuclei and types on the H&E": "no nucleus outlines"}  # fmt: skip
+
+
+def test_provenance_needs_neither_picture_nor_pixel_size(tmp_path):
+    from helpers.runner_data import Data
+
+    crop(tmp_path)
+    here = Data({"DATA": f"xenium:{tmp_path}"})
+    line = here.provenance(here.load("core"))
+    assert "H&E 200 x 120 px at unknown um/px, 3 cells x 2 genes" in line
+    built = read()
+    del built.images["he"]
+    assert "no H&E" in here.provenance(built)
+
+
 # ---------------------------------------------------------------- extremes
 def keep_cells(outs, number):
     """Leave ``number`` cells in every table of a folder."""
