@@ -15,7 +15,7 @@ from helpers import settings
 from helpers.download import digest, download
 from helpers.messages import CourseError, note
 
-PLATFORMS = ("st", "visium", "xenium", "slides")
+PLATFORMS = ("st", "visium", "xenium", "slides", "clinical")
 """Words allowed before the colon of ``DATA="platform:/path"``."""
 _RAW = "https://raw.githubusercontent.com"
 
@@ -136,7 +136,8 @@ def resolve(data: str) -> tuple[str, Path, str | None]:
     Parameters
     ----------
     data
-        A catalogue id, or ``platform:/path/to/a/vendor/folder``.
+        A catalogue id, the name of one's own folder beside theirs (``COURSE_DATA``), or
+        ``platform:/path/to/a/vendor/folder``.
 
     Returns
     -------
@@ -159,6 +160,9 @@ def resolve(data: str) -> tuple[str, Path, str | None]:
         if not there:
             raise CourseError(f"no folder {rest!r}", "a folder of vendor files", f"correct DATA={data!r}", file=folder)
         return folder.resolve().name, folder.resolve(), word
+    own = settings.data_dir() / data
+    if data and not colon and "/" not in data and all(data != item.id for item in datasets()) and own.is_dir():
+        return data, own, None  # a folder of one's own beside the catalogue's
     item = dataset(data) if not (colon and "/" in rest) else _unknown_platform(word)
     if item.kind == "generated":
         return item.id, settings.virtual_dir() / item.id, item.platform

@@ -13,7 +13,9 @@ import pandas as pd
 from helpers.messages import CourseError
 from helpers.survival_risk import checked, risk_sets
 
-__all__ = ["MAX_BETA", "benjamini_hochberg", "common_value", "rank_normal", "score_test", "univariate"]
+__all__ = [
+    "MAX_BETA", "benjamini_hochberg", "common_value", "panel", "rank_normal", "score_test", "signature", "univariate",
+]  # fmt: skip
 
 MAX_BETA = 15.0
 """A standardised coefficient beyond this runs away: the likelihood has no maximum (quasi-separation)."""
@@ -175,6 +177,38 @@ def common_value(x) -> np.ndarray:
     new = np.vstack([np.ones((1, x.shape[1]), bool), x[1:] != x[:-1]])
     began = np.maximum.accumulate(np.where(new, np.arange(n)[:, None], 0), axis=0)
     return (np.arange(n)[:, None] - began + 1).max(0) / n
+
+
+def panel(table, size: int, *, first=(), most_common: float = 0.2, seed: int = 0) -> list:
+    """Return names of genes to test, chosen without a look at any outcome: ``first``, then others by lot.
+
+    Parameters
+    ----------
+    table
+        Data frame (patients, genes).
+    size
+        Genes wanted; fewer if there are no more.
+    most_common
+        A gene whose commonest value more patients share (unexpressed, or copied) is left out.
+    """
+    from helpers import settings
+
+    usable = table.columns[common_value(table) <= most_common]
+    wanted = [gene for gene in first if gene in set(usable)][:size]
+    rest = usable[~usable.isin(wanted)]
+    if not len(usable):
+        raise CourseError("no gene that varies", "expression of several genes", "check the gene table")
+    more = settings.rng(seed, "survival panel").choice(len(rest), min(len(rest), size - len(wanted)), replace=False)
+    return [*wanted, *rest[np.sort(more)]]
+
+
+def signature(table, genes):
+    """Return the mean normal score of a list of genes fixed beforehand, a data frame (patients, 1); None without any.
+
+    Nothing is chosen or fitted, so there is nothing to overfit: a baseline for whatever is.
+    """
+    here = [gene for gene in genes if gene in table.columns]
+    return table[here[:0]].assign(signature=rank_normal(table[here])[0].mean(1)) if here else None
 
 
 def rank_normal(train, *others):

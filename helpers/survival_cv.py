@@ -122,10 +122,13 @@ def cross_validate(
     Notes
     -----
     In each fold expression becomes normal scores by training ranks (:func:`helpers.survival.rank_normal`); genes that
-    more than ``MAX_COMMON`` of the training patients share a value of are not offered.
+    more than ``MAX_COMMON`` of the training patients share a value of are not offered. A fold to which no gene is
+    offered gives everyone the same risk: concordance 0.5.
     """
     x, (time, event) = np.asarray(x, float), checked(time, event)
     extra = np.empty((len(x), 0)) if extra is None else np.asarray(extra, float).reshape(len(x), -1)
+    if not x.shape[1] + extra.shape[1]:
+        raise CourseError("no gene and no covariate", "at least one", "give expression or extra")
     fold_of = fold_masks(event, folds=folds, repeats=repeats, seed=seed)
     shape = (repeats, folds)
     c, risk, high = np.full(shape, np.nan), np.full((repeats, len(x)), np.nan), np.zeros((repeats, len(x)), bool)
@@ -146,17 +149,15 @@ def cross_validate(
             designs.append(design)
             masks.append(train)
             place.append((r, k))
-    many = max(design.shape[1] for design in designs)
-    if many == 0:
-        raise CourseError("no gene and no covariate", "at least one", "give expression or extra")
     for width in sorted({design.shape[1] for design in designs}):
         which = [i for i, design in enumerate(designs) if design.shape[1] == width]
         events = min(int(event[masks[i]].sum()) for i in which)
         ridge = RIDGE if events < EVENTS_PER_COVARIATE * width else 0.0
         block, train = np.stack([designs[i] for i in which]), np.stack([masks[i] for i in which])
-        fits = multivariate(block, time, event, mask=train, ridge=ridge)
-        failed = np.flatnonzero(fits.flag != "")
-        scores = fits.risk(block)
+        scores, failed = np.zeros(block.shape[:2]), ()
+        if width:
+            fits = multivariate(block, time, event, mask=train, ridge=ridge)
+            failed, scores = np.flatnonzero(fits.flag != ""), fits.risk(block)
         if len(failed):
             again = multivariate(block[failed], time, event, mask=train[failed], ridge=RIDGE)
             scores[failed] = again.risk(block[failed])

@@ -228,8 +228,8 @@ def stand_ins(monkeypatch, tmp_path):
         monkeypatch.setattr(sys.modules[parent], leaf, module, raising=False)
 
     data = [
-        types.SimpleNamespace(id="virtual", kind="generated", default_test=("B1",)),
-        types.SimpleNamespace(id="real", kind="files", default_test=()),
+        types.SimpleNamespace(id="virtual", kind="generated", platform="visium", default_test=("B1",)),
+        types.SimpleNamespace(id="real", kind="files", platform="visium", default_test=()),
     ]
     put("catalogue", datasets=lambda: data, resolve=lambda value: (value, tmp_path, None))
     put(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers import settings, survival, survival_curves, survival_cv, survival_index, survival_multi
+from helpers import settings, survival, survival_compare, survival_curves, survival_cv, survival_index, survival_multi
 from helpers.messages import CourseError
 
 
@@ -215,3 +215,68 @@ def test_the_corrected_interval_is_wider_than_the_naive_one():
     scores = settings.rng(0, "scores").normal(0.6, 0.05, (100, 3))
     low, high = survival_cv.corrected_interval(scores)
     assert (high - low) / 2 == pytest.approx(1.96 * scores.std(ddof=1) * np.sqrt(1 / 300 + 1 / 2), rel=1e-3)
+
+
+# ---------------------------------------------------------------- models beside each other
+def test_a_study_compares_on_the_same_folds_and_the_split_has_an_honest_p():
+    import pandas as pd
+
+    x, time, event = cohort(n=240, genes=30)
+    sources = {"bulk": pd.DataFrame(x), "predicted": pd.DataFrame(x[:, ::-1] + 1.0)}
+    flat = {"one profile": pd.DataFrame(np.ones((240, 5))), "absent": survival.signature(sources["bulk"], ["no gene"])}
+    age = x[:, :1] * 10 + 60
+    models, nulls = survival_compare.study(sources, time, event, age=age, rivals=flat, repeats=3, times=9)
+    table = survival_compare.table(models, reference="age")
+    assert list(table.index) == ["bulk, five genes", "predicted, five genes", "one profile", "age",
+                                 "age and bulk", "age and predicted", "bulk, 5 blind genes"]  # fmt: skip
+    assert table.loc["one profile", "c"] == 0.5 and table.loc["age", "difference"] == 0
+    assert table.loc["bulk, five genes", "c"] == pytest.approx(table.loc["predicted, five genes", "c"], abs=1e-9)
+    assert models["bulk, five genes"].c.shape == models["age"].c.shape and set(nulls) == set(sources)
+    null = nulls["bulk"]
+    assert len(null) == 9 and null["c"].std() > 0 and (null["chi2"] >= 0).all()
+    found = survival_compare.split(models["bulk, five genes"], time, event, null, repeats=3)
+    assert found["p_permuted"] == 0.1 and found["p"] < 0.01  # 1 / (1 + 9): as small as nine deals allow
+    assert found["low"] < found["hazard_ratio"] < found["high_limit"] and found["hazard_ratio"] > 1
+    expected = survival_curves.log_rank(time, event, found["high"])
+    assert found["chi2"] == pytest.approx(expected["chi2"])
+
+
+def test_no_group_is_scored_on_too_few_deaths_and_empty_groups_are_not_apart():
+    import pandas as pd
+
+    x, time, event = cohort(n=240, genes=8)
+    group = np.where(np.arange(240) < 200, "large", "small")
+    event[200:] = False
+    found = survival_compare.by_group({"bulk": pd.DataFrame(x)}, time, event, group, repeats=2)
+    assert found.loc[("small", "bulk"), "note"] == "too few deaths" and np.isnan(found.loc[("small", "bulk"), "c"])
+    assert found.loc[("large", "bulk"), "c"] > 0.55 and found.loc[("large", "bulk"), "patients"] == 200
+    nobody = survival_compare.by_group({"bulk": pd.DataFrame(x)}, time, np.zeros(240, bool), group)
+    assert nobody["c"].isna().all()
+    assert survival_compare.separation(time, event, np.ones(240)) == 0
+
+
+def test_a_drifting_hazard_ratio_is_noticed():
+    rng = settings.rng(0, "drift")
+    x = rng.normal(size=(600, 2))
+    early = np.minimum(rng.exponential(np.exp(-1.2 * x[:, 0])), 0.5)
+    time = np.where(early < 0.5, early, 0.5 + rng.exponential(np.exp(0.6 * x[:, 0])))  # helps, then harms
+    found = survival_compare.proportional(x, time, np.ones(600, int), names=["drifts", "nothing"])
+    assert found.loc["drifts", "p"] < 1e-4 and found.loc["drifts", "early"] > 0.5 > 0 > found.loc["drifts", "late"]
+    assert found.loc["nothing", "p"] > 0.01
+    with pytest.raises(CourseError):
+        survival_compare.proportional(x, time, np.arange(600) < 3, names=["drifts", "nothing"])
+
+
+def test_the_panel_never_sees_an_outcome():
+    import pandas as pd
+
+    rng = settings.rng(0, "panel")
+    table = pd.DataFrame(rng.normal(size=(50, 40)), columns=[f"G{i}" for i in range(40)])
+    table["G3"] = 0.0  # unexpressed
+    found = survival.panel(table, 20, first=["G7", "G3", "absent"], seed=1)
+    assert len(found) == len(set(found)) == 20 and found[0] == "G7" and "G3" not in found
+    assert found != survival.panel(table, 20, first=["G7"], seed=2) and len(survival.panel(table, 100)) == 39
+    with pytest.raises(CourseError):
+        survival.panel(table[["G3"]], 5)
+    score = survival.signature(table, ["G1", "G2", "absent"])["signature"]
+    assert score.index.equals(table.index) and score.corr(table["G1"] + table["G2"]) > 0.9
