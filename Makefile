@@ -19,8 +19,9 @@ $(STAMP): requirements.lock pyproject.toml | .uv/bin/uv
 run: $(STAMP)
 	@$(PY) -m helpers run
 
+# Two processes of one thread each are quicker than one of two; a file's tests stay together.
 test: $(STAMP)
-	@$(PY) -m pytest
+	@OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --notebook-dir notebooks
