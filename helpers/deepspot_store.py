@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from helpers import plain_arrays
 from helpers.deepspot_bags import Neighbourhood
 from helpers.messages import CourseError
 
 FORMAT = 1
-LARGEST = 1 << 30
-"""Bytes a file may unpack to."""
-_TEXT = "facts"
-_PICKLES = "a pickle can run any code when it is opened; convert published weights with deepspot_weights.convert"
+_KEYS = ("genes", "options", "facts", "near", "legacy_padding", "encoder", "tile_um", "features")
 
 
 def save(model, path, *, encoder, tile_um: float) -> Path:
@@ -30,14 +24,13 @@ def save(model, path, *, encoder, tile_um: float) -> Path:
     tile_um
         Side of the spot's tile in microns.
     """
-    path = Path(path)
-    if path.suffix != ".npz" or not (np.isfinite(tile_um) and tile_um > 0):
-        raise CourseError(f"a file {path.name}, tiles of {tile_um} um", "a name ending in .npz, a positive size",
-                          "rename it", file=path)  # fmt: skip
+    if not (np.isfinite(tile_um) and tile_um > 0):
+        raise CourseError(f"tiles of {tile_um} um", "a positive size", "give the side of the spot's tile")
     facts = {
         "format": FORMAT, "genes": list(model.genes), "options": model.options, "facts": model.facts,
         "near": None if model.near is None else model.near.facts(), "legacy_padding": model.legacy_padding,
-        "encoder": named(encoder), "tile_um": float(tile_um), "features": int(model.network.inputs[0].shape[-1]),
+        "encoder": plain_arrays.named(encoder), "tile_um": float(tile_um),
+        "features": int(model.network.inputs[0].shape[-1]),
     }  # fmt: skip
     arrays = {"scaler_mean": model.scaler.mean, "scaler_scale": model.scaler.scale}
     if model.basis is not None:
@@ -45,44 +38,7 @@ def save(model, path, *, encoder, tile_um: float) -> Path:
     for layer in model.network.layers:
         for weight in layer.weights:
             arrays[f"{layer.name}_{weight.name}"] = np.asarray(weight, np.float32)
-    arrays[_TEXT] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    packed = io.BytesIO()
-    np.savez(packed, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(packed.getvalue())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def named(encoder) -> dict:
-    """Return name and fingerprint of an encoder, or of a dict that holds them."""
-    found = encoder if isinstance(encoder, dict) else {n: getattr(encoder, n, None) for n in ("name", "fingerprint")}
-    if not all(isinstance(found.get(key), str) for key in ("name", "fingerprint")):
-        raise CourseError(f"encoder {encoder!r:.80}", "an encoder, with name and fingerprint", "pass encoders.get(...)")
-    return {key: found[key] for key in ("name", "fingerprint")}
-
-
-def read_arrays(path) -> dict:
-    """Return the arrays of an ``.npz`` file; refuse anything else, and anything pickled inside."""
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise CourseError(f"weights saved as {path.suffix or 'a file without ending'}", "an .npz file of this course",
-                          _PICKLES, file=path)  # fmt: skip
-    if not path.is_file():
-        raise CourseError("no such file", "an .npz file", "check the path", file=path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
-                raise CourseError("an archive that unpacks to more than 1 GB", "a model", "do not use it", file=path)
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise CourseError(f"a file that is not an archive of plain arrays ({str(error)[:120]})",
-                          "a file written by deepspot.save", _PICKLES, file=path) from None  # fmt: skip
+    return plain_arrays.write(path, facts, arrays)
 
 
 def load(path, *, encoder=None, tile_um=None, genes=None, near=None):
@@ -106,9 +62,8 @@ def load(path, *, encoder=None, tile_um=None, genes=None, near=None):
     from helpers.deepspot import Model, Scaler
     from helpers.deepspot_fit import network_of
 
-    path, arrays = Path(path), read_arrays(path)
+    facts, arrays = plain_arrays.read(path, format=FORMAT, needs=_KEYS, made_by="deepspot.save")
     try:
-        facts = json.loads(bytes(arrays.pop(_TEXT)))
         own = Neighbourhood(**facts["near"]) if facts["near"] else None
         network = network_of(facts["options"], facts["features"], len(facts["genes"]))
         for layer in network.layers:
@@ -133,8 +88,9 @@ def load(path, *, encoder=None, tile_um=None, genes=None, near=None):
 def _compare(model, path, encoder, tile_um, genes, near):
     facts = model.facts
     key = "name" if facts["encoder"]["fingerprint"] == "unknown" else "fingerprint"  # of converted weights
-    if encoder is not None and named(encoder)[key].lower() != facts["encoder"][key].lower():
-        both = [f"{each['name']} ({each['fingerprint'][:8]})" for each in (named(encoder), facts["encoder"])]
+    given = None if encoder is None else plain_arrays.named(encoder)
+    if given is not None and given[key].lower() != facts["encoder"][key].lower():
+        both = [f"{each['name']} ({each['fingerprint'][:8]})" for each in (given, facts["encoder"])]
         raise CourseError(f"embeddings of {both[0]}", f"those of {both[1]}", "set ENCODER to the model's, or fit anew",
                           file=path)  # fmt: skip
     if tile_um is not None and not np.isclose(tile_um, facts["tile_um"], rtol=0.01):

@@ -21,6 +21,7 @@ FLOORS = {
     "section": 1,
     "notebook": 1,
     "download": 1,
+    "plain_arrays": 1,
     "virtual": 2,
     "readers": 2,
     "catalogue": 2,

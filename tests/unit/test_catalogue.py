@@ -51,6 +51,15 @@ def test_resolve(monkeypatch, tmp_path):
     assert catalogue.dataset("virtual").kind == "generated"
 
 
+def test_a_folder_of_ones_own_beside_the_catalogues_is_found_by_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "data_dir", lambda: tmp_path)
+    (tmp_path / "tcga_luad").mkdir()
+    assert catalogue.resolve("tcga_luad") == ("tcga_luad", tmp_path / "tcga_luad", None)
+    for wrong in ("tcga_lusc", "../x", "her2st"):  # not there, not beside the others, known but empty
+        with pytest.raises(CourseError):
+            catalogue.resolve(wrong)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
