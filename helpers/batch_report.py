@@ -31,8 +31,8 @@ white-space:normal}
 .cohort th[aria-sort=ascending] button::after{content:" \\2191"}
 .cohort th[aria-sort=descending] button::after{content:" \\2193"}
 .cohort td{padding:.4rem .7rem;border-top:1px solid var(--line);font-variant-numeric:tabular-nums;vertical-align:middle}
-.cohort .num{text-align:right}.cohort img{width:96px;height:64px;object-fit:cover;border-radius:6px;display:block;
-background:#fff}.cohort .far{background:var(--badbg);color:var(--bad);font-weight:600}
+.cohort .num{text-align:right}.cohort img{width:96px;max-width:none;height:64px;object-fit:cover;
+border-radius:6px;display:block;background:#fff}.cohort .far{background:var(--badbg);color:var(--bad);font-weight:600}
 .cohort .why{display:block;color:var(--soft);overflow-wrap:anywhere;min-width:14rem}
 .pill{border-radius:99px;padding:.08rem .65rem;font-size:.8rem;white-space:nowrap;font-weight:600}
 .pill.good{background:var(--goodbg);color:var(--good)}.pill.bad{background:var(--badbg);color:var(--bad)}
