@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import shutil
 import zlib
 from pathlib import Path, PurePosixPath
 
@@ -116,7 +115,7 @@ def write_project(section, folder, *, sample: str | None = None) -> dict:
         if ours in table.obs:
             table.obs[theirs] = table.obs[ours]
     table.uns.pop("spatialdata_attrs", None)
-    table.X = np.asarray(table.X.todense() if hasattr(table.X, "todense") else table.X, np.float32)
+    table.X = np.asarray(table.X.toarray() if hasattr(table.X, "toarray") else table.X, np.float32)
     files = {key: top / part.format(name) for key, part in PARTS.items()}
     for file in files.values():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +133,7 @@ def write_project(section, folder, *, sample: str | None = None) -> dict:
 def tcga_metadata(path):
     """Return the table of all slides: ``dataset``, ``slide_type``, ``sample_id``, ``n_spots``, ``file_path``.
 
-    ``barcode`` and ``patient`` (``TCGA-XX-XXXX``) are added; several slides of one patient must not be split.
+    ``barcode`` and ``patient`` (its first three parts) are added; several slides of one patient must not be split.
     """
     import pandas as pd
 
@@ -226,9 +225,10 @@ def _unpacked(path: Path) -> Path:
     part = plain.with_name(plain.name + ".part")
     try:
         with gzip.open(path) as source, open(part, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            if target.tell() > _MAX_H5AD:
-                raise CourseError("a slide of more than 64 GB", "about 2 GB", "do not use it", file=path)
+            while block := source.read(1 << 20):  # counted while it grows: a small file may unpack to a full disk
+                if target.tell() + len(block) > _MAX_H5AD:
+                    raise CourseError("a slide of more than 64 GB", "about 2 GB", "do not use it", file=path)
+                target.write(block)
         part.replace(plain)
     except (OSError, EOFError, zlib.error) as error:
         raise CourseError(f"a file cut short or not gzipped ({error})", "a whole .h5ad.gz", "download it again",

@@ -155,3 +155,12 @@ def test_wrong_slides_are_refused(published, tmp_path):
         readers_deepspot.read_tcga(folder / "one.h5ad", genes=["SOX10", "NOPE"])
     with pytest.raises(CourseError, match="no column"):
         readers_deepspot.tcga_metadata(io.StringIO("a,b\n1,2\n"))
+
+
+def test_a_slide_that_unpacks_to_too_much_is_stopped_while_it_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers_deepspot, "_MAX_H5AD", 3 << 20)
+    with gzip.open(tmp_path / "bomb.h5ad.gz", "wb") as file:
+        file.write(bytes(8 << 20))
+    with pytest.raises(CourseError, match="64 GB"):
+        readers_deepspot.read_tcga(tmp_path / "bomb.h5ad.gz")
+    assert [file.name for file in tmp_path.iterdir()] == ["bomb.h5ad.gz"]
