@@ -99,8 +99,8 @@ def run(batch: Batch, *, workers: int = 1, retries: int = 1, fresh: bool = False
     told
         Called with job and outcome when a sample has ended.
     """
-    batch.folder.mkdir(parents=True, exist_ok=True)
-    _write(batch)
+    with execute.lock(batch.folder):  # a batch that runs here keeps its table
+        _write(batch)
     options = {"timeout": timeout, "unit": "sample", "told": told}
     outcomes = execute.run(list(batch.jobs), fresh=fresh, workers=workers, **options)
     for _ in range(retries):

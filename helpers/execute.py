@@ -171,17 +171,19 @@ def run(
             shutil.rmtree(leftover, ignore_errors=True)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
         bar = tqdm(total=len(todo), desc=f"{unit}s", unit=unit, file=sys.stderr, disable=not todo)
-        count = {"running": 0, "failed": 0}
+        count, turn = {"running": 0, "failed": 0}, threading.Lock()
 
         def one(job):
-            count["running"] += 1
+            with turn:
+                count["running"] += 1
             outcome = execute(job, workers=workers, timeout=timeout, stop=stop)
-            count["running"] -= 1
-            count["failed"] += not outcome.good
-            if told is not None:
-                told(job, outcome)
-            bar.set_postfix(count, refresh=False)
-            bar.update()
+            with turn:  # one at a time: counts add up, and lines do not mix
+                count["running"] -= 1
+                count["failed"] += not outcome.good
+                if told is not None and not stop.is_set():
+                    told(job, outcome)
+                bar.set_postfix(count, refresh=False)
+                bar.update()
             return outcome
 
         ended = {job.label: pool.submit(one, job) for job in todo}

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from conftest import write_notebook
-from helpers import batch, batch_report, batch_table, execute_state, notebook
+from helpers import batch, batch_report, batch_table, execute, execute_state, notebook
 from helpers.__main__ import main
 from helpers.messages import CourseError
 
@@ -203,6 +203,14 @@ def test_killed_at_any_moment_nothing_half_written_is_taken_for_a_result(books, 
         except CourseError:
             time.sleep(0.2)
     assert all(outcome.good for outcome in outcomes) and not list((tmp_path / "out").glob(".attempt-*"))
+
+
+def test_a_second_driver_is_refused_and_leaves_the_first_ones_table(cohort, books):
+    before = (cohort.out / batch.FILE).read_bytes()
+    planned = batch.plan(table(cohort.home, "sample,SIZE\nother,1\n"), "01", out=cohort.out, where=books)
+    with execute.lock(cohort.out), pytest.raises(CourseError, match="another run in this folder"):
+        batch.run(planned)
+    assert (cohort.out / batch.FILE).read_bytes() == before
 
 
 def test_the_command_line_ends_with_1_and_names_the_sample(books, tmp_path, monkeypatch, capsys):
