@@ -1,8 +1,12 @@
 # One environment in .venv, made from requirements.lock by uv. Every recipe works in a path with spaces.
 PY := .venv/bin/python
-STAMP := .venv/.made-from-lock
+# LIGHT=1 leaves out the heavy libraries of notebook 10 and of clusters; the choice is remembered until LIGHT=0.
+LIGHT ?= $(if $(wildcard .venv/.light),1,0)
+LOCK := $(if $(filter 1,$(LIGHT)),requirements-light.lock,requirements.lock)
+STAMP := .venv/.made-from-$(LOCK)
+PROSEG := 3.2.0
 
-.PHONY: run test lab app bench setup lock refresh encoder appbundle
+.PHONY: run test lab app bench setup lock refresh encoder appbundle stardist proseg
 
 setup: $(STAMP)
 
@@ -10,11 +14,19 @@ setup: $(STAMP)
 	@command -v uv >/dev/null 2>&1 || { python3 -m venv .uv && .uv/bin/python -m pip -q install uv; }
 	@test -x .uv/bin/uv || { mkdir -p .uv/bin && ln -sf "$$(command -v uv)" .uv/bin/uv; }
 
-$(STAMP): requirements.lock pyproject.toml | .uv/bin/uv
+$(STAMP): $(LOCK) pyproject.toml | .uv/bin/uv
 	.uv/bin/uv venv -q --allow-existing --python 3.11 .venv
-	VIRTUAL_ENV=.venv .uv/bin/uv pip sync -q requirements.lock
+	VIRTUAL_ENV=.venv .uv/bin/uv pip sync -q $(LOCK)
 	VIRTUAL_ENV=.venv .uv/bin/uv pip install -q --no-deps --editable .
-	@touch $(STAMP)
+	@rm -f .venv/.light .venv/.made-from-*; if [ "$(LIGHT)" = 1 ]; then touch .venv/.light; fi; touch $(STAMP)
+
+# The one program of notebook 10 that is not Python. Needs Rust (cargo) and its registry; takes some minutes.
+proseg: $(STAMP)
+	@if .venv/bin/proseg --version 2>/dev/null | grep -qx "proseg $(PROSEG)"; then echo "proseg $(PROSEG) is there"; \
+	elif ! command -v cargo >/dev/null 2>&1; then \
+	  echo "no cargo: install Rust first, or proseg with conda; notebook 10 runs without it" >&2; exit 1; \
+	else CARGO_NET_RETRY=1 CARGO_HTTP_TIMEOUT=10 CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=true \
+	  cargo install -q --locked --version $(PROSEG) --root .venv --bin proseg proseg && echo "proseg $(PROSEG) is built"; fi
 
 run: $(STAMP)
 	@$(PY) -m helpers run
@@ -36,6 +48,10 @@ bench: $(STAMP)
 encoder: $(STAMP)
 	@$(PY) -m helpers.encoder_training
 
+# Trains the small StarDist of notebook 10 anew; its weights lie in data/stardist/.
+stardist: $(STAMP)
+	@$(PY) -m helpers.hd_training
+
 # Makes what the page of `make app` opens with anew, in a few minutes; it lies in data/app/.
 appbundle: $(STAMP)
 	@$(PY) -m helpers.app_bundle
@@ -43,9 +59,11 @@ appbundle: $(STAMP)
 refresh: $(STAMP)
 	@$(PY) -m helpers refresh
 
-# uv.lock names the registry it was resolved from, so only the exported list is kept.
+# uv.lock names the registry it was resolved from, so only the exported lists are kept; the light one is a part of the same resolution.
 lock: | .uv/bin/uv
 	.uv/bin/uv lock -q --upgrade --python 3.11
 	.uv/bin/uv export -q --format requirements-txt --no-hashes --no-emit-project --all-extras \
 	  --no-annotate --no-header -o requirements.lock > /dev/null
+	.uv/bin/uv export -q --format requirements-txt --no-hashes --no-emit-project --extra reference --extra app --extra dev \
+	  --no-annotate --no-header -o requirements-light.lock > /dev/null
 	@rm -f uv.lock

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import settings
+from helpers import notebook, settings
 
 HERE = Path(__file__).resolve().parent
 _SCRATCH = []
@@ -78,7 +78,12 @@ def pytest_collection_modifyitems(items):
     folder = settings.data_dir()
     absent = pytest.mark.skip(reason=f"no real data in {folder} (COURSE_DATA)")
     here = folder.is_dir() and any(folder.iterdir())
+    light = {}
     for item in items:
+        if item.path.suffix == ".ipynb" and item.path not in light:
+            light[item.path] = notebook.load(item.path).missing_packages
+        if light.get(item.path):
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(light[item.path])} (make setup LIGHT=0)"))
         if item.get_closest_marker("real") and not here:
             item.add_marker(absent)
         skipped = getattr(item.parent, "skip_compare", None)

@@ -23,7 +23,7 @@ from pathlib import Path
 from helpers import notebook as notebooks
 from helpers import settings
 from helpers.execute_state import GOOD, Outcome, fingerprint, judge
-from helpers.messages import CourseError
+from helpers.messages import CourseError, note
 
 GRACE = 10
 """Time limit of a ``tiny`` run, in units of its budget; larger profiles run without a limit."""
@@ -78,7 +78,8 @@ def plan(numbers=(), *, given=None, out: Path | None = None, where: Path | None 
     Raises
     ------
     CourseError
-        Unknown notebook, wrong parameter, data that are not there.
+        Unknown notebook, wrong parameter, data that are not there, a notebook asked for by number whose packages are
+        not installed. Where all are meant, such a notebook is left out and named on stderr.
     """
     given = dict(given or {})
     if "OUT" in given:
@@ -90,11 +91,21 @@ def plan(numbers=(), *, given=None, out: Path | None = None, where: Path | None 
     jobs = []
     for path in paths:
         declared = notebooks.load(path)
+        if declared.missing_packages and not numbers:
+            note(f"left out: {declared.name}: {_bring(declared)}")
+            continue
+        if declared.missing_packages:
+            raise CourseError(f"notebook {declared.number} without {', '.join(declared.missing_packages)}",
+                              "an environment with them", _bring(declared), file=path)  # fmt: skip
         values = notebooks.check_parameters(declared, given, text=True)
         asked = {name: values[name] for name in given}
         refuse_foreign(out / declared.name)
         jobs.append(Job(declared, asked, values, out / declared.name, fingerprint(declared, values)))
     return jobs
+
+
+def _bring(declared) -> str:
+    return f"it needs {', '.join(declared.missing_packages)}, which `make setup LIGHT=0` installs"
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -12,8 +12,10 @@ import platform
 import re
 import shutil
 import socket
+import sys
 import threading
-from importlib import metadata, util
+from importlib import metadata
+from pathlib import Path
 
 from helpers import notebook as notebooks
 from helpers import settings
@@ -25,7 +27,7 @@ FACTS = (
     ("virtual", "the virtual tissue has been generated"),
     ("real", "at least one real data set is present"),
     ("weights", "encoder weights are present"),
-    ("lock", "the packages are those of requirements.lock"),
+    ("lock", "the packages are those of the lock"),
     ("disk", "at least 5 GB of disk are free"),
     ("memory", "at least 4 GB of memory are free"),
     ("writable", "the folder of runs can be written"),
@@ -33,7 +35,7 @@ FACTS = (
 )
 PROBE = ("github.com", 443)
 """Where the data sets of the course are published; only asked whether it answers."""
-BINARIES = ("git", "make", "uv", "chromium", "java")
+BINARIES = ("git", "make", "uv", "chromium", "java", "cargo", "proseg")
 DISK_GB, MEMORY_GB = 5, 4
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # no I and O: they sound and look like digits
 _CODE = re.compile(r"(OK|NO)-(\d+)C(\d+)G-PY(\d)(\d+)-([0-9A-F]{3})-([A-Z])")
@@ -67,8 +69,14 @@ def gpu() -> str:
         return "Apple" if apple else ""
 
 
+def lock_file() -> Path:
+    """Return the list this environment was made from: ``make setup LIGHT=1`` leaves a mark in it."""
+    light = (Path(sys.prefix) / ".light").exists()
+    return settings.ROOT / ("requirements-light.lock" if light else "requirements.lock")
+
+
 def packages() -> dict:
-    """Compare the installed packages with the lock.
+    """Compare the installed packages with the lock (:func:`lock_file`).
 
     Returns
     -------
@@ -78,7 +86,7 @@ def packages() -> dict:
     from packaging.requirements import Requirement
 
     differs = {}
-    for line in (settings.ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+    for line in lock_file().read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         wanted = Requirement(line)
@@ -112,7 +120,7 @@ def _data() -> list[dict]:
 def _can_run(declared: notebooks.Notebook, facts: dict, data: list[dict]) -> dict:
     """Say whether a notebook can run; its metadata ``course.needs`` may list ``packages``, ``data`` and ``network``."""
     there = {item["id"] for item in data if item["present"] or item["kind"] == "generated"}
-    why = [f"package {name} is missing" for name in declared.needs.get("packages", ()) if not util.find_spec(name)]
+    why = [f"package {name} is missing" for name in declared.missing_packages]
     why += [f"data set {name} is not here" for name in declared.needs.get("data", ()) if name not in there]
     if declared.needs.get("network") and not facts["network"]:
         why.append("no network")
@@ -153,10 +161,15 @@ def check(*, probe: float = 2.0) -> dict:
         "facts": facts,
         "packages": differs,
         "data": data,
-        "binaries": {name: bool(shutil.which(name)) for name in BINARIES},
+        "binaries": {name: bool(shutil.which(name, path=_path())) for name in BINARIES},
         "notebooks": books,
         "code": encode(facts, able=able),
     }
+
+
+def _path() -> str:
+    """Return where programs are looked for: this environment first, as ``make proseg`` builds into it."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 # ---------------------------------------------------------------- the code

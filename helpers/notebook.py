@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 
 from helpers import settings
@@ -51,6 +52,11 @@ class Notebook:
     def name(self) -> str:
         """Folder name of its outputs, e.g. ``01_data_integration``."""
         return f"{self.number}_{self.slug}"
+
+    @property
+    def missing_packages(self) -> list[str]:
+        """Packages of ``course.needs`` that are not installed: those of the light set-up lack the heavy ones."""
+        return [name for name in self.needs.get("packages", ()) if not util.find_spec(name)]
 
 
 def folder() -> Path:

@@ -220,8 +220,9 @@ def test_graded_checks_are_all_in_the_table(path):
 
 
 # ---------------------------------------------------------------- environment and README
-def test_the_lock_pins_everything_and_names_no_host_and_no_path():
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-light.lock"])
+def test_the_lock_pins_everything_and_names_no_host_and_no_path(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line.strip() and not line.startswith("#")]
     assert len(pins) > 50
     for line in pins:
@@ -235,6 +236,16 @@ def test_the_lock_has_what_the_project_declares():
     locked = {re.split(r"[=\[ ;]", line)[0].lower() for line in (ROOT / "requirements.lock").read_text().splitlines()}
     for line in declared:
         assert re.split(r"[<>=!\[ ;]", line)[0].lower() in locked, line
+
+
+def test_the_light_lock_is_the_lock_without_the_heavy_libraries():
+    whole = set((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
+    light = set((ROOT / "requirements-light.lock").read_text(encoding="utf-8").splitlines())
+    pin = {line.partition(" ;")[0] for line in whole}
+    assert {line.partition(" ;")[0] for line in light} < pin, "another resolution: run make lock"
+    heavy = {re.split("==", line)[0] for line in whole - light}
+    assert {"torch", "sopa", "novae", "stardist", "rctd-py"} <= heavy
+    assert not any(line.startswith("triton") and "never" not in line for line in whole), "triton ends TensorFlow"
 
 
 def test_commands_named_in_the_readme_exist():
