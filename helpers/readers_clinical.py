@@ -22,6 +22,8 @@ MAX_GAPS = 0.05
 MIN_SHARED = 0.5
 """A gene table is joined if at least this share of the patients is in it."""
 POSITIVE, NEGATIVE = ("pcr", "1", "yes", "true", "responder", "complete"), ("rd", "0", "no", "not", "false", "npcr")
+UNKNOWN = ("", "na", "n/a", "nan", "none", "unknown", "not available", "not evaluable", "not evaluated", "indeterminate")
+"""Words of a response column that say nothing: such a row is left out, not taken for an incomplete response."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ def response(data, *, label: str = "") -> Response:
         raise CourseError("no column of responses", f"{label or 'one of pCR and RD'}", "give response(data, label=...)",
                           file=place)  # fmt: skip
     words = table[name].astype(str).str.strip().str.lower()
-    known = (table[name].notna() & (words != "")).to_numpy()
+    known = (table[name].notna() & ~words.isin(UNKNOWN)).to_numpy()
     complete = words.isin(POSITIVE).to_numpy()[known]
     if complete.all() or not complete.any():
         raise CourseError(f"one kind of response in column {name}", "complete and incomplete", "check the column",
@@ -298,6 +300,8 @@ def response(data, *, label: str = "") -> Response:
     genes = tables.genes_of(table.drop(columns=[name, *([who] if who else [])]))[known]
     full = genes.columns[genes.notna().all() & (genes.nunique() > 1)]
     said = [f"{path.name}: {len(complete)} rows, {int(complete.sum())} of them complete responses"]
+    if not known.all():
+        said.append(f"left out: {int((~known).sum())} rows without a response")
     if len(full) < genes.shape[1]:
         said.append(f"left out: {genes.shape[1] - len(full)} genes with gaps or a single value")
     patient = (tables.patient_of(table[who]) if who else pd.Series(table.index.astype(str))).to_numpy()[known]
@@ -307,6 +311,6 @@ def response(data, *, label: str = "") -> Response:
 
 def _is_response(values) -> bool:
     """Return whether a column speaks of response in words; bare 0 and 1 could be anything and must be named."""
-    words = set(values.dropna().astype(str).str.strip().str.lower())
+    words = set(values.dropna().astype(str).str.strip().str.lower()) - set(UNKNOWN)
     named = words <= {*POSITIVE, *NEGATIVE} or "pcr" in words
     return len(words) >= 2 and bool(words & set(POSITIVE)) and named and not words <= {"0", "1"}

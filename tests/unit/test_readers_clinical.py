@@ -181,6 +181,11 @@ def test_response_tables(tmp_path):
     assert list(found.complete) == [True, True, False, False, False]
     assert list(found.patient) == ["1", "1", "2", "3", "4"]
     assert list(found.x.columns) == ["A"] and any("1 genes with gaps" in line for line in found.said)
+    table.assign(status=["pCR", "RD", "Unknown", "n/a", "RD"]).to_csv(tmp_path / "drug.csv", index=False)
+    found = readers_clinical.response(tmp_path / "drug.csv")  # what is not known is no incomplete response
+    assert list(found.complete) == [True, False, False] and list(found.patient) == ["1", "1", "4"]
+    assert any("2 rows without a response" in line for line in found.said)
+    table.to_csv(tmp_path / "drug.csv", index=False)
     with pytest.raises(CourseError, match="no column of responses"):
         readers_clinical.response(tmp_path / "drug.csv", label="outcome")
     table.assign(status=["pCR"] * 4 + [None]).to_csv(tmp_path / "drug.csv", index=False)
