@@ -28,11 +28,24 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--notebook", required=True, metavar="NN")
     batch.add_argument("-p", nargs=2, action="append", default=[], **words)
     batch.add_argument("--out", type=Path, metavar="DIR", help="folder of the outputs (default runs/batch/TABLE-NN)")
-    batch.add_argument("--engine", default="pool", metavar="ENGINE", help="where the samples run: pool (this machine)")
-    batch.add_argument("--jobs", type=int, default=1, metavar="N", help="samples at a time (default 1)")
+    engines = "where the samples run: pool (this machine), slurm, kubernetes (dry run)"
+    batch.add_argument("--engine", default="pool", metavar="ENGINE", help=engines)
+    at_a_time = "samples at a time (pool: 1) or jobs at a time (slurm: 50)"
+    batch.add_argument("--jobs", type=int, metavar="N", help=at_a_time)
     batch.add_argument("--retries", type=int, default=1, metavar="R", help="more tries where a kernel died (default 1)")
+    chunks = "samples in one job (default: enough for five minutes)"
+    cluster = batch.add_argument_group("slurm and kubernetes (default: what the finished samples needed)")
+    cluster.add_argument("--chunk", type=int, metavar="K", help=chunks)
+    cluster.add_argument("--memory-mb", type=int, metavar="M", help="memory of a job; each retry gets as much again")
+    cluster.add_argument("--minutes", type=int, metavar="T", help="time limit of a job; each retry gets as much again")
+    cluster.add_argument("--cpus", type=int, default=1, metavar="C", help="cores of a job (default 1)")
+    cluster.add_argument("--partition", default="", metavar="P")
+    cluster.add_argument("--account", default="", metavar="A")
     batch.add_argument("--timeout", type=float, metavar="S", help="seconds a sample may take")
     batch.add_argument("--fresh", action="store_true", help="run also what is up to date")
+    errand = commands.add_parser("batch-chunk")  # what a job of a cluster runs
+    errand.add_argument("plan", type=Path)
+    errand.add_argument("chunk", type=int)
     status = commands.add_parser("status", help="what has become of a batch")
     status.add_argument("folder", type=Path, metavar="DIR")
 
@@ -58,7 +71,7 @@ def _given(options) -> dict:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CourseError(f"-p {twice[0]} twice", "each parameter once", "delete one")
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise CourseError(f"--jobs {options.jobs}", "1 or more", "choose --jobs 1")
     return {name: value if name == "OUT" else from_here(value) for name, value in options.p}
 
@@ -77,7 +90,7 @@ def _generate(jobs, fresh: bool) -> None:
 def _batch(options) -> int:
     from tqdm import tqdm
 
-    from helpers import batch, batch_report
+    from helpers import batch, batch_engine, batch_report
 
     given = _given(options)
     if options.engine not in batch.ENGINES:
@@ -87,7 +100,6 @@ def _batch(options) -> int:
     if "OUT" in given:
         raise CourseError("-p OUT", "--out DIR", "use --out DIR; each sample gets its own folder in it")
     planned = batch.plan(options.table, options.notebook, common=given, out=options.out)
-    _generate(planned.jobs, options.fresh)
 
     def told(job, outcome):
         cell = f"code cell {outcome.cell}: " if outcome.cell else ""
@@ -95,7 +107,16 @@ def _batch(options) -> int:
         with tqdm.external_write_mode(file=sys.stdout):
             say(f"{job.label:<28} {outcome.kind}  {outcome.seconds:.0f} s{why}")
 
+    request = batch_engine.Request(chunk=options.chunk, memory_mb=options.memory_mb, minutes=options.minutes,
+                                   cpus=options.cpus, retries=options.retries, partition=options.partition,
+                                   account=options.account)  # fmt: skip
+    if options.engine == "kubernetes":
+        from helpers import batch_engine_kubernetes
+
+        return batch_engine_kubernetes.dry_run(planned, request=request, workers=options.jobs, fresh=options.fresh)
+    _generate(planned.jobs, options.fresh)
     options_of_run = {"workers": options.jobs, "retries": options.retries, "fresh": options.fresh}
+    options_of_run |= {"engine": options.engine, "request": request}
     try:
         outcomes = batch.run(planned, timeout=options.timeout, told=told, **options_of_run)
     finally:
@@ -120,7 +141,16 @@ def _status(options) -> int:
         memory = f"{found['peak_mb'][0]:.0f} MB (at most {found['peak_mb'][1]:.0f})"
         rest = f"one after the other the rest takes {found['left'] * middle / 60:.0f} min"
         say(f"a sample takes {middle:.0f} s (at most {most:.0f}) and {memory}; {rest}")
+    if found["left"] and found["request"]:
+        job = found["request"]
+        say(f"on a cluster: {job['chunk']} a job, with {job['memory_mb']} MB and {job['minutes']} min")
     return 0
+
+
+def _errand(options) -> int:
+    from helpers import batch_engine
+
+    return batch_engine.run_chunk(options.plan, options.chunk)
 
 
 def _run(options) -> int:
@@ -215,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 good, 1 a notebook failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(arguments)
     commands = {"run": _run, "batch": _batch, "status": _status, "refresh": _refresh, "report": _report, "data": _data}
-    commands |= {"fetch": _fetch, "check": _check}
+    commands |= {"fetch": _fetch, "check": _check, "batch-chunk": _errand}
     try:
         return commands[options.command](options)
     except CourseError as problem:

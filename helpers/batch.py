@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers import batch_table, execute, settings
+from helpers import batch_engine, batch_table, execute, settings
 from helpers import notebook as notebooks
+from helpers.batch_engine import RETRY, Request
 from helpers.execute_state import fingerprint
 from helpers.messages import CourseError
 
-ENGINES = ("pool",)
-"""Where the samples run: child processes of this machine."""
-RETRY = ("kernel died",)
-"""Ends worth another try, alone on the machine: want of memory. What a notebook says itself, it would say again."""
+ENGINES = ("pool", "slurm", "kubernetes")
+"""Where the samples run: child processes of this machine, jobs of a SLURM cluster, or (a dry run only) Kubernetes."""
+CLUSTER_JOBS = 50
+"""Jobs at a time on a cluster, if not told."""
 FILE = "batch.json"
 
 
@@ -87,43 +89,71 @@ def _check_data(values: dict, asked: dict) -> None:
     asked[key] = True
 
 
-def run(batch: Batch, *, workers: int = 1, retries: int = 1, fresh: bool = False, timeout=None, told=None) -> list:
+def run(
+    batch: Batch, *, workers: int | None = None, retries: int = 1, fresh: bool = False, timeout=None, told=None,
+    engine: str = "pool", request: Request | None = None,
+) -> list:
     """Run what is missing, failed or stale; return the outcomes in the order of the table.
 
     Parameters
     ----------
     workers
-        Samples at a time.
+        Samples at a time (``pool``, default 1) or jobs at a time (``slurm``, default 50).
     retries
-        How often a sample whose kernel died is tried again, alone, after the others.
+        How often a sample whose kernel died is tried again: by ``pool`` alone, after the others; by ``slurm`` with
+        more memory and time, at once.
     told
         Called with job and outcome when a sample has ended.
+    engine
+        ``pool`` or ``slurm``.
+    request
+        What to ask SLURM for.
     """
     with execute.lock(batch.folder):  # a batch that runs here keeps its table
-        _write(batch)
-    options = {"timeout": timeout, "unit": "sample", "told": told}
-    outcomes = execute.run(list(batch.jobs), fresh=fresh, workers=workers, **options)
+        write(batch)
+        if engine == "pool" and (batch.folder / batch_engine.HOME).is_dir() and shutil.which("squeue"):
+            from helpers import batch_engine_slurm
+
+            batch_engine_slurm.clear(batch.folder / batch_engine.HOME)  # jobs that would write into the same folder
+    options = {"timeout": timeout, "told": told}
+    if engine == "slurm":
+        from helpers import batch_engine_slurm
+
+        request, jobs = replace(request or Request(), retries=retries), list(batch.jobs)
+        asked = ask(batch, request=request, fresh=fresh, workers=workers or CLUSTER_JOBS)
+        return batch_engine_slurm.run(jobs, request=request, budget=asked, fresh=fresh,
+                                      workers=workers or CLUSTER_JOBS, **options)  # fmt: skip
+    outcomes = execute.run(list(batch.jobs), fresh=fresh, workers=workers or 1, unit="sample", **options)
     for _ in range(retries):
         again = [place for place, outcome in enumerate(outcomes) if outcome.kind in RETRY]
         if not again:
             break
-        retried = execute.run([batch.jobs[place] for place in again], fresh=True, **options)
+        retried = execute.run([batch.jobs[place] for place in again], fresh=True, unit="sample", **options)
         for place, outcome in zip(again, retried):
             outcomes[place] = outcome
     return outcomes
 
 
-def _write(batch: Batch) -> None:
+def ask(batch: Batch, *, request: Request | None = None, fresh: bool = False, workers: int = CLUSTER_JOBS) -> dict:
+    """Return what a job of this batch asks a cluster for: ``chunk``, ``memory_mb``, ``minutes``."""
+    left = sum(fresh or job.state != "up to date" for job in batch.jobs)
+    needed = _needed(batch.folder, [row.sample for row in batch.rows])
+    return batch_engine.budget(batch.notebook, max(left, 1), request=request, jobs=workers, **needed)
+
+
+def write(batch: Batch) -> None:
+    """Write what was asked of a batch into its folder, in one step."""
     samples = [{"sample": row.sample, "patient": row.patient, "given": job.given}
                for row, job in zip(batch.rows, batch.jobs)]  # fmt: skip
+    content = {"notebook": batch.notebook.name, "folder": str(batch.notebook.path.parent), "samples": samples}
     draft = batch.folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps({"notebook": batch.notebook.name, "samples": samples}, indent=1), encoding="utf-8")
+    draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(draft, batch.folder / FILE)
 
 
 # ---------------------------------------------------------------- what has become of it
 def read(folder: Path) -> dict:
-    """Return what was asked of a batch: ``notebook`` and ``samples``.
+    """Return what was asked of a batch: ``notebook``, the ``folder`` it lies in, and ``samples``.
 
     Raises
     ------
@@ -133,7 +163,8 @@ def read(folder: Path) -> dict:
     place = Path(folder) / FILE
     try:
         content = json.loads(place.read_text(encoding="utf-8"))
-        return {"notebook": str(content["notebook"]), "samples": list(content["samples"])}
+        where = str(content.get("folder") or notebooks.folder())
+        return {"notebook": str(content["notebook"]), "folder": where, "samples": list(content["samples"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise CourseError("no batch", f"a folder with {FILE}", "give the folder of a batch", file=folder) from None
 
@@ -145,27 +176,48 @@ def status(folder: Path) -> dict:
     -------
     dict
         ``samples`` (name to ``complete``, ``running``, ``waiting`` or how it failed), ``seconds`` and ``peak_mb``
-        (median and largest of the complete ones; None where none is), ``left`` (samples not complete).
+        (median and largest of the complete ones; None where none is), ``left`` (samples not complete), ``request``
+        (what a job for them would ask a cluster for; None if the notebook is not there).
     """
     folder = Path(folder)
     asked = read(folder)
+    names = [item["sample"] for item in asked["samples"]]
     running = {path.name.removeprefix(".attempt-").rpartition("-")[0] for path in folder.glob(".attempt-*")
-               if _alive(path.name.rpartition("-")[2])}  # fmt: skip
-    states, seconds, peaks = {}, [], []
-    for item in asked["samples"]:
-        ended = record(folder / item["sample"] / "run.json")
-        states[item["sample"]] = "running" if item["sample"] in running else ended.get("kind", "waiting")
+               if _alive(path.name.rpartition("-")[2])} | _on_cluster(folder)  # fmt: skip
+    kinds = {name: record(folder / name / "run.json").get("kind", "waiting") for name in names}
+    states = {name: "running" if name in running else kinds[name] for name in names}
+    found = {"notebook": asked["notebook"], "samples": states, **_needed(folder, names)}
+    found["left"] = sum(state != "complete" for state in states.values())
+    try:
+        declared = notebooks.load(notebooks.find(asked["notebook"][:2], asked["folder"]))
+        found["request"] = batch_engine.budget(declared, max(found["left"], 1), seconds=found["seconds"],
+                                               peak_mb=found["peak_mb"], jobs=CLUSTER_JOBS)  # fmt: skip
+    except CourseError:
+        found["request"] = None
+    return found
+
+
+def _needed(folder: Path, names) -> dict:
+    """Return ``seconds`` and ``peak_mb`` of the complete samples: (median, largest), or None where none is."""
+    seconds, peaks = [], []
+    for name in names:
+        ended = record(folder / name / "run.json")
         if ended.get("kind") == "complete":
-            results = record(folder / item["sample"] / "results.json")
             seconds.append(float(ended.get("seconds", 0)))
-            peaks.append(float(results.get("peak_mb", 0)))
-    return {
-        "notebook": asked["notebook"],
-        "samples": states,
-        "seconds": (statistics.median(seconds), max(seconds)) if seconds else None,
-        "peak_mb": (statistics.median(peaks), max(peaks)) if peaks else None,
-        "left": sum(state != "complete" for state in states.values()),
-    }
+            peaks.append(float(record(folder / name / "results.json").get("peak_mb", 0)))
+    return {name: (statistics.median(values), max(values)) if values else None
+            for name, values in (("seconds", seconds), ("peak_mb", peaks))}  # fmt: skip
+
+
+def _on_cluster(folder: Path) -> set:
+    home = folder / batch_engine.HOME
+    token = record(home / "engine.json").get("token")
+    if not token:
+        return set()
+    from helpers import batch_engine_slurm
+
+    jobs = batch_engine_slurm.queue(str(token))
+    return batch_engine.running(home, None if jobs is None else set(jobs))
 
 
 def record(path: Path) -> dict:

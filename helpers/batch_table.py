@@ -17,7 +17,7 @@ ID, PATIENT = "sample", "patient"
 SHOWN = 12
 """Problems listed in one complaint."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED = {"index.html", "cohort.csv", "cohort.parquet", "batch.json"}
+_RESERVED = {"index.html", "cohort.csv", "cohort.parquet", "batch.json", "cluster"}
 
 
 @dataclass(frozen=True)

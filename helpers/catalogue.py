@@ -15,7 +15,7 @@ from helpers import settings
 from helpers.download import digest, download
 from helpers.messages import CourseError, note
 
-PLATFORMS = ("st", "visium", "xenium", "slides", "clinical")
+PLATFORMS = ("st", "visium", "visium_hd", "xenium", "slides", "clinical")
 """Words allowed before the colon of ``DATA="platform:/path"``."""
 _RAW = "https://raw.githubusercontent.com"
 

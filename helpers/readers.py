@@ -6,16 +6,17 @@ sections: what a folder holds is found by looking.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import readers_slides, readers_st, readers_visium, readers_xenium, section
+from helpers import readers_slides, readers_st, readers_visium, readers_visium_hd, readers_xenium, section
 from helpers.messages import CourseError, note
 from helpers.readers_files import folder_of
 
 _VENDORS = {"st": readers_st, "st2k": readers_st, "visium": readers_visium, "xenium": readers_xenium,
-            "slides": readers_slides}  # fmt: skip
+            "slides": readers_slides, "visium_hd": readers_visium_hd}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Ref:
     section_id, subject_id
         The section, and the patient or animal it comes from.
     platform
-        ``"visium"``, ``"st"``, ``"st2k"``, ``"xenium"`` or ``"slides"`` (pictures without spots).
+        ``"visium"``, ``"visium_hd"``, ``"st"``, ``"st2k"``, ``"xenium"`` or ``"slides"`` (pictures without spots).
     dataset
         Catalogue id, or the name the caller gave.
     layout
-        ``"space ranger"``, ``"st positions"``, ``"st frame"``, ``"xenium outs"``, ``"xenium crop"`` or ``"slides"``.
+        ``"space ranger"``, ``"visium hd"``, ``"st positions"``, ``"st frame"``, ``"xenium outs"``, ``"xenium crop"`` or
+        ``"slides"``.
     files
         Path of each part by role.
     labels
@@ -51,7 +53,8 @@ def _look(folder, *, dataset: str, platform: str | None) -> tuple[list[Ref], lis
     if platform is not None and platform not in _VENDORS:
         raise CourseError(f"platform {platform!r}", " or ".join(sorted(_VENDORS)), "correct the word before the colon")
     top = folder_of(folder)
-    vendors = (readers_visium, readers_xenium, readers_st) if platform is None else (_VENDORS[platform],)
+    every = (readers_visium, readers_visium_hd, readers_xenium, readers_st)
+    vendors = every if platform is None else (_VENDORS[platform],)
     refs, skipped = [], []
     for vendor in vendors:
         found, incomplete = vendor.find(top, dataset=dataset)
@@ -75,8 +78,8 @@ def discover(folder, *, dataset: str, platform: str | None = None) -> list[Ref]:
     dataset
         Name to store with each section.
     platform
-        ``"visium"``, ``"xenium"``, ``"st"`` (or ``"st2k"``) to look for one vendor only; None looks for all.
-        ``"slides"`` takes every picture for a slide, so it must be asked for.
+        ``"visium"``, ``"visium_hd"``, ``"xenium"``, ``"st"`` (or ``"st2k"``) to look for one vendor only; None looks
+        for all. ``"slides"`` takes every picture for a slide, so it must be asked for.
 
     Raises
     ------
@@ -87,7 +90,8 @@ def discover(folder, *, dataset: str, platform: str | None = None) -> list[Ref]:
     if not refs:
         raise CourseError(
             "no complete section" + (f" ({'; '.join(skipped[:3])})" if skipped else ""),
-            "a counts table and an image (ST), or outs/ with a matrix and spatial/ (Visium) or cells (Xenium)",
+            "a counts table and an image (ST), or outs/ with a matrix and spatial/ (Visium), cells (Xenium) "
+            "or binned_outputs/ (Visium HD)",
             "check the folder, or add the missing partner file",
             file=folder,
         )
@@ -99,8 +103,14 @@ def skipped(folder, *, platform: str | None = None) -> list[str]:
     return _look(folder, dataset="", platform=platform)[1]
 
 
-def read(ref: Ref):
+def read(ref: Ref, **options):
     """Read one section and check it against the contract.
+
+    Parameters
+    ----------
+    options
+        What the platform's reader takes: ``read_ref`` of ``readers_visium_hd`` (``crop``, ``bin_um``, ...), of
+        ``readers_xenium`` and of ``readers_slides``.
 
     Returns
     -------
@@ -114,11 +124,17 @@ def read(ref: Ref):
     CourseError
         Any part is missing, damaged or contradicts another; nothing is guessed silently.
     """
-    if ref.platform in ("xenium", "slides"):
-        return _VENDORS[ref.platform].read_ref(ref)
+    vendor = _VENDORS[ref.platform]
+    known = inspect.signature(vendor.read_ref).parameters if hasattr(vendor, "read_ref") else {}
+    wrong = [name for name in options if name not in known]
+    if wrong:
+        allowed = ", ".join(list(known)[1:]) or "no option"
+        raise CourseError(f"option {wrong[0]!r}", f"{allowed} for {ref.platform}", "leave it out")
+    if known:
+        return vendor.read_ref(ref, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* names are not unique")  # made unique, and said, by tidy_counts
-        parts = _VENDORS[ref.platform].load(ref)
+        parts = vendor.load(ref)
     counts, extra = parts.pop("counts"), parts.pop("extra")
     for name, value in ref.labels.items():
         if name not in counts.obs:

@@ -22,7 +22,8 @@ MAX_GAPS = 0.05
 MIN_SHARED = 0.5
 """A gene table is joined if at least this share of the patients is in it."""
 POSITIVE, NEGATIVE = ("pcr", "1", "yes", "true", "responder", "complete"), ("rd", "0", "no", "not", "false", "npcr")
-UNKNOWN = ("", "na", "n/a", "nan", "none", "unknown", "not available", "not evaluable", "not evaluated", "indeterminate")
+UNKNOWN = ("", "na", "n/a", "nan", "none", "unknown", "not available", "not evaluable", "not evaluated",
+           "indeterminate")  # fmt: skip
 """Words of a response column that say nothing: such a row is left out, not taken for an incomplete response."""
 
 

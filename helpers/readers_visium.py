@@ -43,7 +43,8 @@ def find(folder, *, dataset: str) -> tuple[list[dict], list[str]]:
     for here in outs:
         spatial, name = here / "spatial", _name(here, top)
         if "binned_outputs" in here.parts or "segmented_outputs" in here.parts:
-            skipped.append(f"{name}: a Visium HD folder; read it with visium_hd:")
+            continue  # Visium HD: readers_visium_hd
+        if (here / "binned_outputs").is_dir() or (here / "segmented_outputs").is_dir():
             continue
         matrix = _matrix(here)
         if matrix is None:

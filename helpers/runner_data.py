@@ -18,6 +18,8 @@ def generate(parameters: dict) -> Path | None:
         return None
     if known.platform == "slides":
         from helpers.virtual import clinic as maker
+    elif known.platform == "visium_hd":
+        from helpers.virtual.hd import dataset as maker
     else:
         from helpers.virtual import cohorts as maker
 
@@ -127,8 +129,13 @@ class Data:
             file=self._source["folder"],
         )  # fmt: skip
 
-    def load(self, ref):
+    def load(self, ref, **options):
         """Open a section, given its reference or its id, with the mistake ``TRAP`` names made on purpose.
+
+        Parameters
+        ----------
+        options
+            What the platform's reader takes, such as ``crop`` of a Visium HD section (see ``readers.read``).
 
         Returns
         -------
@@ -136,7 +143,7 @@ class Data:
         """
         from helpers import readers, traps
 
-        section = readers.read(self._ref(ref) if isinstance(ref, str) else ref)
+        section = readers.read(self._ref(ref) if isinstance(ref, str) else ref, **options)
         return traps.apply(section, self.trap) if self.trap else section
 
     def each(self, function) -> dict:
@@ -177,7 +184,7 @@ class Data:
         digest = hashlib.sha256()
         for part in (table.X.data, table.X.indices, table.X.indptr):
             digest.update(part.astype("<i8").tobytes())
-        what = "cells" if facts["platform"] == "xenium" else "spots"
+        what = {"xenium": "cells", "visium_hd": f"bins of {facts.get('bin_um')} um"}.get(facts["platform"], "spots")
         return (
             f"{facts['section_id']} ({facts['dataset']}, {facts['platform']}): {picture}, "
             f"{table.n_obs} {what} x {table.n_vars} genes, counts {digest.hexdigest()[:8]}"
@@ -187,7 +194,10 @@ class Data:
         """Return the truth of a generated section, or None on real data."""
         if not self.is_virtual:
             return None
-        from helpers.virtual import truth
+        if self._source["platform"] == "visium_hd":
+            from helpers.virtual.hd import truth_hd as truth
+        else:
+            from helpers.virtual import truth
 
         return truth.read(self._source["truth"], section_id)
 

@@ -165,13 +165,19 @@ def move_spots(section, new_xy):
     table = counts(section).copy()
     table.obsm["spatial"] = np.asarray(new_xy, float)
     old = section.shapes["spots"]
-    spots = ShapesModel.parse(
-        table.obsm["spatial"],
-        geometry=0,
-        radius=float(old["radius"].iloc[0]),
-        index=old.index,
-        transformations=get_transformation(old, get_all=True),
-    )
+    systems = get_transformation(old, get_all=True)
+    if "radius" in old:
+        spots = ShapesModel.parse(
+            table.obsm["spatial"], geometry=0, radius=float(old["radius"].iloc[0]), index=old.index,
+            transformations=systems,
+        )  # fmt: skip
+    else:  # squares of Visium HD
+        import shapely
+
+        by = table.obsm["spatial"] - xy(section)
+        corners, owner = shapely.get_coordinates(old.geometry.to_numpy(), return_index=True)
+        shapes = shapely.set_coordinates(old.geometry.to_numpy().copy(), corners + by[owner])
+        spots = ShapesModel.parse(type(old)({"geometry": shapes}, index=old.index), transformations=systems)
     return SpatialData(
         images={"he": section.images["he"]},
         shapes={"spots": spots},

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository root: the folder that holds ``notebooks/`` and ``helpers/``."""
 
 PROFILES = ("tiny", "small", "full")
-TRAPS = ("xy_swap", "bgr", "hires_scale", "off_by_one", "random_split", "label_leak", "cast")
+TRAPS = ("xy_swap", "bgr", "hires_scale", "off_by_one", "random_split", "label_leak", "cast", "pixels")
 """Documented mistakes a learner may switch on with the parameter ``TRAP``."""
 
 _THREAD_VARIABLES = (

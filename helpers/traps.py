@@ -1,6 +1,7 @@
 """Examiner's room: documented mistakes, applied to a freshly read section so that a learner sees what they do.
 
-``random_split`` and ``label_leak`` concern the training of a model; the notebooks that train one apply them.
+``random_split`` and ``label_leak`` concern the training of a model, ``pixels`` the cells of notebook 10: they are
+applied there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ WHAT_IT_DOES = {
     "cast": "the slide is tinted after reading, as when a scanner's white balance is off",
     "random_split": "spots, not patients, are split into training and test",
     "label_leak": "the label finds its way into the input",
+    "pixels": "positions of cells stay in pixels, and are called microns (notebook 10)",
 }
 
 

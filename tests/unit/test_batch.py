@@ -15,13 +15,28 @@ import pandas as pd
 import pytest
 
 from conftest import write_notebook
-from helpers import batch, batch_report, batch_table, execute, execute_state, notebook
+from helpers import (
+    batch,
+    batch_engine,
+    batch_engine_files,
+    batch_engine_queue,
+    batch_engine_slurm,
+    batch_report,
+    batch_table,
+    execute,
+    execute_state,
+    notebook,
+)
 from helpers.__main__ import main
 from helpers.messages import CourseError
 
 PARAMETERS = 'SEED = 0\nSIZE = 1.5\nMODE = "good"\nOUT = ""\nTRAP = ""'
 WORK = """import os, signal
 assert MODE != "bad", "this sample is bad"
+if MODE == "wrapper":
+    import time
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
 if MODE == "memory" and not os.path.exists(os.environ["COURSE_TRIED"]):
     open(os.environ["COURSE_TRIED"], "w").close()
     os.kill(os.getpid(), signal.SIGKILL)"""
@@ -224,3 +239,150 @@ def test_the_command_line_ends_with_1_and_names_the_sample(books, tmp_path, monk
     assert main(["status", str(tmp_path / "out")]) == 0
     assert "odd" in capsys.readouterr().out
     assert main([*words, "--engine", "cloud"]) == 2 and "one of pool" in capsys.readouterr().err
+    assert main([*words, "--chunk", "0"]) == 2 and "--chunk 0" in capsys.readouterr().err
+
+
+def test_a_killed_caretaker_costs_its_sample_and_no_other(books, tmp_path):
+    planned = batch.plan(table(tmp_path, "sample,MODE\na,wrapper\nb,good\n"), "01", out=tmp_path / "out", where=books)
+    first = batch.run(planned, workers=2)
+    assert [outcome.kind for outcome in first] == ["not finished", "complete"]
+    assert not (tmp_path / "out" / "a" / "results.json").exists() and not list((tmp_path / "out").glob(".attempt-*"))
+
+
+# ---------------------------------------------------------------- what a cluster is told
+@pytest.fixture
+def sent(books, tmp_path):
+    """A plan of three samples in two chunks, as a job of a cluster reads it: one raises, one is killed once."""
+    rows = "sample,SIZE,MODE\na,1,good\nb,2,bad\nc,3,memory\n"
+    planned = batch.plan(table(tmp_path, rows), "01", out=tmp_path / "the out", where=books)
+    home = planned.folder / "cluster"
+    plan = batch_engine.write_plan(planned.jobs, home, chunk=2)
+    env = {**os.environ, "COURSE_TRIED": str(tmp_path / "tried"), "OMP_NUM_THREADS": "64", "SLURM_CPUS_PER_TASK": "1"}
+
+    def errand(number):
+        words = [sys.executable, "-m", "helpers", "batch-chunk", str(home / "plan.json"), str(number)]
+        return subprocess.run(words, env=env, capture_output=True, text=True, cwd=tmp_path)
+
+    return types.SimpleNamespace(planned=planned, home=home, plan=plan, errand=errand, out=planned.folder)
+
+
+def test_a_job_is_tried_again_only_where_memory_was_short_and_redoes_nothing(sent):
+    assert sent.plan["chunks"] == [["a", "b"], ["c"]]
+    first = sent.errand(0)
+    assert first.returncode == 0 and "b: cell failed" in first.stdout and (sent.home / "done" / "0").exists()
+    assert sent.errand(1).returncode == 1 and not (sent.home / "done" / "1").exists()
+    before = {path: path.stat().st_mtime_ns for path in sent.out.glob("[ab]/run.json")}
+    assert sent.errand(1).returncode == 0 and (sent.out / "c" / "n.txt").read_text() == "3.0"
+    assert sent.errand(0).stdout == "" and before == {path: path.stat().st_mtime_ns for path in before}
+    kinds = [batch_engine.ended(job.folder, sent.plan["began"])[1].kind for job in sent.planned.jobs]
+    assert kinds == ["complete", "cell failed", "complete"]
+    assert batch_engine.ended(sent.out / "a", time.time_ns()) is None  # what ended before a run is no news of it
+    assert not list(sent.home.glob("now/*")) and not list(sent.out.glob(".attempt-*"))
+
+
+def test_a_job_uses_the_cores_it_was_given(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    batch_engine._fit_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_job_asks_for_what_the_finished_samples_needed():
+    book = types.SimpleNamespace(budget_seconds=60.0, budget_mb=3000.0)
+    unknown = batch_engine.budget(book, 100, jobs=10)
+    assert unknown == {"chunk": 5, "memory_mb": 4300, "minutes": 3 + 20}
+    known = batch_engine.budget(book, 100, seconds=(10, 30), peak_mb=(400, 1000), jobs=10)
+    assert known == {"chunk": 10, "memory_mb": 1900, "minutes": 3 + 10}
+    assert batch_engine.budget(book, 4, seconds=(10, 30), jobs=10)["chunk"] == 1  # jobs do not stand idle
+    assert batch_engine.budget(book, 4, seconds=(3600, 4000), jobs=1)["chunk"] == 1
+    asked = batch_engine.Request(chunk=3, memory_mb=100, minutes=7)
+    assert batch_engine.budget(book, 100, seconds=(10, 30), request=asked) == {
+        "chunk": 3, "memory_mb": 100, "minutes": 7,
+    }  # fmt: skip
+    with pytest.raises(CourseError, match="--minutes 0"):
+        batch_engine.Request(minutes=0)
+    with pytest.raises(CourseError, match="--partition"):
+        batch_engine.Request(partition='a"; import os')
+
+
+def test_status_says_what_to_ask_for(cohort, capsys):
+    asked = batch.status(cohort.out)["request"]
+    assert asked["chunk"] == 1 and asked["minutes"] >= 4 and asked["memory_mb"] >= batch_engine.ROOM_MB
+    assert main(["status", str(cohort.out)]) == 0
+    assert f"on a cluster: 1 a job, with {asked['memory_mb']} MB" in capsys.readouterr().out
+
+
+def test_the_snakefile_has_one_shell_line_and_one_output(sent):
+    request = batch_engine.Request(partition="long", account="lab", retries=2, cpus=4)
+    told = {"chunk": 2, "memory_mb": 900, "minutes": 8}
+    text = batch_engine_files.snakefile(sent.home, chunks=2, budget=told, request=request)
+    assert text.count("shell:") == 1 and text.count("output:") == 1 and "helpers batch-chunk" in text
+    assert 'slurm_partition="long"' in text and 'slurm_account="lab"' in text and '"--no-requeue"' in text
+    assert "MEMORY_MB = 900" in text and "MEMORY_MB * attempt" in text and "retries: 2" in text and "threads: 4" in text
+    profile = batch_engine_files.slurm_profile(sent.home, jobs=7, poll=40, token="course-0")
+    assert 'slurm-status-command: "squeue"' in profile and "jobs: 7" in profile and "keep-going: true" in profile
+
+
+def test_the_examples_in_the_docs_are_what_is_written(monkeypatch):
+    docs = Path(batch.__file__).parents[1] / "docs" / "examples"
+    home = Path("runs/batch/samples-04/cluster")
+    monkeypatch.setattr(batch_engine_files.sys, "executable", ".venv/bin/python")
+    request = batch_engine.Request(partition="short", account="lab_x")
+    told = {"chunk": 5, "memory_mb": 2100, "minutes": 12}
+    wanted = {
+        "slurm/Snakefile": batch_engine_files.snakefile(home, chunks=20, budget=told, request=request),
+        "slurm/config.yaml": batch_engine_files.slurm_profile(home, jobs=50, poll=40, token="course-0123456789ab"),
+        "kubernetes/config.yaml": batch_engine_files.kubernetes_profile(
+            jobs=50, image="IMAGE", claim="CLAIM", mount="/course"
+        ),
+    }
+    assert {name: (docs / name).read_text() for name in wanted} == wanted
+
+
+def test_the_tried_releases_are_those_the_project_declares():
+    text = (Path(batch.__file__).parents[1] / "pyproject.toml").read_text()
+    for name, release in batch_engine_slurm.PINS.items():
+        assert f'"{name}=={release}"' in text
+
+
+def test_the_queue_is_read_and_hopeless_jobs_are_known(tmp_path, monkeypatch):
+    lines = "1|course-x_1|PENDING|PartitionTimeLimit||rule_chunk_wildcards_0\n2|other|RUNNING|None|n1|\n"
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\nprintf '%s' '{lines}'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    jobs = batch_engine_queue.queue("course-x")
+    assert list(jobs) == ["1"] and "PartitionTimeLimit" in batch_engine_queue.hopeless(jobs)
+    assert not batch_engine_queue.hopeless({}) and not batch_engine_queue.hopeless(None)
+    assert not batch_engine_queue.hopeless({**jobs, "3": ("RUNNING", "None", "n1", "")})
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert batch_engine_queue.queue("course-x") is None  # no answer is not an empty queue
+
+
+def test_without_slurm_or_snakemake_the_fix_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(batch_engine_slurm.metadata, "version", lambda name: batch_engine_slurm.PINS.get(name, "9"))
+    with pytest.raises(CourseError, match="no sbatch, squeue, scancel.*--engine pool"):
+        batch_engine_slurm.check()
+    monkeypatch.setattr(batch_engine_slurm.metadata, "version", lambda name: "2.2.0")
+    with pytest.raises(CourseError, match=r"2\.2\.0.*helpers\[cluster\]"):
+        batch_engine_slurm.check()
+
+    def absent(name):
+        raise batch_engine_slurm.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(batch_engine_slurm.metadata, "version", absent)
+    with pytest.raises(CourseError, match="no snakemake"):
+        batch_engine_slurm.check()
+    with pytest.raises(CourseError, match="quotes"):
+        batch_engine.refuse_folder(tmp_path / "a$b")
+
+
+def test_kubernetes_is_a_dry_run_and_says_so(books, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebook, "folder", lambda: books)
+    path = table(tmp_path, "sample,MODE\n" + "".join(f"s{n},good\n" for n in range(5)))
+    words = ["batch", str(path), "--notebook", "01", "--out", str(tmp_path / "out"), "--engine", "kubernetes"]
+    assert main([*words, "--chunk", "2"]) == 0
+    said = capsys.readouterr()
+    assert "5 samples in 3 jobs" in said.out and "never run on Kubernetes" in said.err
+    assert not list((tmp_path / "out").glob("s*")) and (tmp_path / "out" / "cluster" / "kubernetes").is_dir()
