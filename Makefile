@@ -6,7 +6,7 @@ LOCK := $(if $(filter 1,$(LIGHT)),requirements-light.lock,requirements.lock)
 STAMP := .venv/.made-from-$(LOCK)
 PROSEG := 3.2.0
 
-.PHONY: run test lab app bench setup lock refresh encoder appbundle stardist proseg
+.PHONY: run test slurm lab app bench setup lock refresh encoder appbundle stardist proseg
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ run: $(STAMP)
 # Two processes of one thread each are quicker than one of two; a file's tests stay together.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+# The batch engine on a real SLURM of this machine (Debian: slurm-wlm, munge; root); skipped where there is none.
+slurm: $(STAMP)
+	@$(PY) -m pytest -rs tests/batch
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --notebook-dir notebooks

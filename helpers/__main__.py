@@ -1,4 +1,4 @@
-"""The front door: ``python -m helpers run | batch | status | refresh | report | data | fetch | check``."""
+"""The front door: ``python -m helpers run | batch | status | slides | refresh | report | data | fetch | check``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from helpers import slides
 from helpers.messages import CourseError, note, say
 
 
@@ -23,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
     run.add_argument("--timeout", type=float, metavar="S", help="seconds a notebook may take")
 
+    slides.arguments(commands)
     batch = commands.add_parser("batch", help="one notebook over a table of samples")
     batch.add_argument("table", type=Path, metavar="SAMPLES.csv", help="a column sample, and parameters")
     batch.add_argument("--notebook", required=True, metavar="NN")
@@ -245,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 good, 1 a notebook failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(arguments)
     commands = {"run": _run, "batch": _batch, "status": _status, "refresh": _refresh, "report": _report, "data": _data}
-    commands |= {"fetch": _fetch, "check": _check, "batch-chunk": _errand}
+    commands |= {"fetch": _fetch, "check": _check, "batch-chunk": _errand, "slides": slides.run}
     try:
         return commands[options.command](options)
     except CourseError as problem:

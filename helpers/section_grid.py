@@ -70,11 +70,11 @@ def on_grid(
     if not (pitch_um > 0 and tile_um > 0):
         raise CourseError(f"a grid of {pitch_um} um, tiles of {tile_um} um", "positive sizes", "set TILE_UM, e.g. 100")
     side = max(2, round(tile_um / scale))
-    rows, columns, x, y = _lattice(sec.shape(bare), pitch_um / scale, side, file=attrs.get("source"))
+    rows, columns, x, y = lattice(sec.shape(bare), pitch_um / scale, side, file=attrs.get("source"))
     xy = np.column_stack([x, y])
     corners = np.floor(xy - side / 2 + 0.5).astype(int)  # as tiles.boxes
     brightness = _brightness(bare, corners, side)
-    tissue = np.ones(len(xy)) if mask is None else _share(mask, corners, side, sec.shape(bare))
+    tissue = np.ones(len(xy)) if mask is None else share_of(mask, corners, side, sec.shape(bare))
     off, glass = tissue < min_tissue, brightness > white
     kept = np.flatnonzero(~off & ~glass)
     if not len(kept):
@@ -125,7 +125,7 @@ def _from_array(image, mpp, section_id, subject_id, source):
     return sec._picture(lazy.rechunk((3, 2048, 2048)), systems), facts
 
 
-def _lattice(shape_px, pitch, side, *, file=None):
+def lattice(shape_px, pitch, side, *, file=None):
     """Return row, column, x and y (pixels) of the grid's places whose tile lies inside the slide, row by row."""
     places = []
     for length in shape_px:
@@ -156,7 +156,7 @@ def _brightness(slide, corners, side):
     return out
 
 
-def _share(mask, corners, side, shape_px):
+def share_of(mask, corners, side, shape_px):
     """Return the share of each tile that a mask (y, x) of the whole slide covers, to the nearest pixel of the mask."""
     import cv2
 

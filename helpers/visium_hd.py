@@ -30,6 +30,7 @@ from helpers import visium_hd_markers as markers
 from helpers import visium_hd_proseg as proseg
 from helpers import visium_hd_qc as qc
 from helpers import visium_hd_rctd as rctd
+from helpers import visium_hd_reference as reference
 from helpers import visium_hd_signatures as signatures
 from helpers import visium_hd_sopa as sopa
 from helpers import visium_hd_stardist as stardist
@@ -37,7 +38,7 @@ from helpers.messages import CourseError
 
 __all__ = [
     "COLUMNS", "Cost", "agreement", "at", "celltypist", "config", "deconvolution", "domains", "markers", "measured",
-    "molecules", "proseg", "qc", "rctd", "report_card", "signatures", "sopa", "stardist", "window",
+    "molecules", "proseg", "qc", "rctd", "reference", "report_card", "signatures", "sopa", "stardist", "window",
 ]  # fmt: skip
 
 COLUMNS = ("method", "needs", "measure", "value", "baseline", "seconds", "memory_mb")

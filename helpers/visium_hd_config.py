@@ -25,23 +25,25 @@ _TUTORIAL = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One's own sample.
+    """What Space Ranger's folder of one's own sample does not tell; the folder itself is named by ``DATA``.
 
     Attributes
     ----------
     id
-        Space Ranger's name of it.
-    outs
-        The folder that holds ``binned_outputs/``.
+        The section's id, as the notebook prints it.
     image
-        Full-resolution H&E; None: it is looked for beside ``outs``.
+        Full-resolution H&E; None: it is looked for beside ``outs/``.
+    reference, cell_type
+        Single cells with raw counts (``.h5ad``), and the column of ``obs`` that names them; None: no reference, so the
+        parts that need one are left out.
     crop_px
         x0, y0, x1, y1 in pixels of it; None: all.
     """
 
     id: str
-    outs: Path
     image: Path | None = None
+    reference: Path | None = None
+    cell_type: str = "cell_type"
     crop_px: tuple[float, float, float, float] | None = None
 
 
@@ -110,9 +112,13 @@ class Config:
     signatures: tuple[Signature, ...]
     file: Path
 
+    def sample(self, name: str) -> Sample | None:
+        """Return what the file says of a section, or None."""
+        return next((one for one in self.samples if one.id == name), None)
+
     def options(self, name: str) -> dict:
         """Return what the reader is told of a section, ``crop`` and ``image``; {} if it is none of the samples."""
-        one = next((sample for sample in self.samples if sample.id == name), None)
+        one = self.sample(name)
         wanted = {} if one is None else {"crop": one.crop_px, "image": one.image}
         return {key: value for key, value in wanted.items() if value is not None}
 
@@ -131,7 +137,7 @@ def read(path, *, must_exist: bool = True) -> Config:
         YAML file with ``samples`` (a list, may be empty), ``parameters`` and ``signatures`` (name: genes, source).
         Relative paths in it start at its own folder.
     must_exist
-        Whether the samples' folders and images must be there.
+        Whether the samples' files must be there.
 
     Raises
     ------
@@ -226,7 +232,7 @@ def _samples(value, folder, must_exist, faults) -> tuple[Sample, ...]:
     known = {one.name for one in fields(Sample)}
     for number, one in enumerate(value or [], 1):
         where, before = ("samples", number), len(faults)
-        one = _mapping(one, where, known, faults, needed=("id", "outs"))
+        one = _mapping(one, where, known, faults, needed=("id",))
         name = one.get("id")
         if "id" in one and not (_is(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name)):
             faults.add((*where, "id"), _show(name), "letters, digits, - and _, in quotes if digits only")
@@ -234,14 +240,18 @@ def _samples(value, folder, must_exist, faults) -> tuple[Sample, ...]:
             faults.add((*where, "id"), f"{name!r} a second time", "another id")
         seen.add(name)
         places = {key: _place(one[key], folder, (*where, key), must_exist, faults)
-                  for key in ("outs", "image") if key in one and (key == "outs" or one[key] is not None)}  # fmt: skip
+                  for key in ("image", "reference") if one.get(key) is not None}  # fmt: skip
         crop = one.get("crop_px")
         if crop is not None:
             good = isinstance(crop, list) and len(crop) == 4 and all(_is(n, float) and n >= 0 for n in crop)
             if not good or crop[0] >= crop[2] or crop[1] >= crop[3]:
                 faults.add((*where, "crop_px"), _show(crop), "[x0, y0, x1, y1] in full-resolution pixels, x0 < x1")
+        column = one.get("cell_type", "cell_type")
+        if not _is(column, str) or not column:
+            faults.add((*where, "cell_type"), _show(column), "the name of a column of the reference's obs")
         if len(faults) == before:
-            made.append(Sample(name, places["outs"], places.get("image"), tuple(map(float, crop)) if crop else None))
+            box = tuple(map(float, crop)) if crop else None
+            made.append(Sample(name, places.get("image"), places.get("reference"), column, box))
     return tuple(made)
 
 
@@ -250,13 +260,10 @@ def _place(value, folder, where, must_exist, faults):
         faults.add(where, _show(value), "a path in quotes")
         return None
     place = (folder / Path(value).expanduser()).resolve()
-    if must_exist and where[-1] == "outs" and not (place / "binned_outputs").is_dir():
-        below = [one for one in ("outs", ".") if (place / one / "binned_outputs").is_dir()]
-        above = (place.parent / "binned_outputs").is_dir()
-        hint = f"{value}/outs?" if below else "the folder above it?" if above else "Space Ranger's outs/"
-        faults.add(where, "no such folder" if not place.is_dir() else "a folder without binned_outputs/", hint)
-    elif must_exist and where[-1] == "image" and not place.is_file():
-        faults.add(where, f"no file {place.name}", "the full-resolution H&E (.tif, .btf), not tissue_hires_image.png")
+    if must_exist and not place.is_file():
+        wanted = {"image": "the full-resolution H&E (.tif, .btf), not tissue_hires_image.png",
+                  "reference": "single cells with raw counts, .h5ad"}  # fmt: skip
+        faults.add(where, f"no file {place.name}", wanted[where[-1]])
     return place
 
 

@@ -115,7 +115,7 @@ def plan(slide, *, tile_um: float, pitch_um: float | None = None, tissue=None, m
     if places > MOST_TILES:
         seen = f"{places:,.0f} tiles of {pitch_um:g} um on a slide of {slide.shape[1] * slide.mpp / 1000:.0f} mm"
         raise CourseError(seen, f"at most {MOST_TILES:,}", "use larger tiles, or correct mpp", file=slide.path)
-    row, column, x, y = section_grid._lattice(slide.shape, pitch, side, file=slide.path)
+    row, column, x, y = section_grid.lattice(slide.shape, pitch, side, file=slide.path)
     xy = np.column_stack([x, y])
     share = np.ones(len(xy))
     if tissue is not None:
@@ -123,7 +123,7 @@ def plan(slide, *, tile_um: float, pitch_um: float | None = None, tissue=None, m
         mask = np.asarray(tissue(small, mpp=slide.mpp / scale), bool)
         if mask.shape != small.shape[:2]:
             raise CourseError(f"a mask of shape {mask.shape}", f"{small.shape[:2]}", "mend the tissue function")
-        share = section_grid._share(mask, np.floor(xy - side / 2 + 0.5).astype(int), side, slide.shape)
+        share = section_grid.share_of(mask, np.floor(xy - side / 2 + 0.5).astype(int), side, slide.shape)
     kept = np.flatnonzero(share >= min_tissue)
     if not len(kept):
         raise CourseError(

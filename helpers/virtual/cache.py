@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from helpers import settings
-from helpers.messages import note
+from helpers.messages import CourseError, note
 
 
 def digest(parameters: dict, files) -> str:
@@ -28,12 +28,30 @@ def digest(parameters: dict, files) -> str:
 
 @contextmanager
 def lock(file: Path):
-    """Hold an exclusive lock; the system frees it when the process dies, however it dies."""
+    """Hold an exclusive lock; the system frees it when the process dies, however it dies.
+
+    Raises
+    ------
+    CourseError
+        The process that waits for this one holds the lock: a worker that reads an unguarded script anew as it starts.
+        Both would wait for ever.
+    """
     import fcntl
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with open(file, "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            if handle.read() == str(os.getppid()):  # multiprocessing knows its parent only later
+                fix = "put what the script does under that line: worker processes read the script as they start"
+                raise CourseError("a script that starts itself again", 'if __name__ == "__main__":', fix) from None
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(str(os.getpid()))
+        handle.flush()
         yield
 
 

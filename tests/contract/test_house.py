@@ -45,6 +45,7 @@ FLOORS = {
     "deepspot2cell": 3,
     "deepspot": 3,
     "visium_hd": 3,
+    "wsi": 3,
     "slideqc": 3,
     "bulk": 3,
     "response": 3,
@@ -61,6 +62,7 @@ FLOORS = {
     "machine": 5,
     "app": 5,
     "batch": 6,
+    "slides": 6,
     "__main__": 7,
 }
 HEAVY = ("tensorflow", "torch", "squidpy", "spatialdata", "keras", "scanpy", "sklearn", "matplotlib")

@@ -263,3 +263,18 @@ def test_another_process_writes_the_same_bytes(tiny, tmp_path):
 def test_wrong_requests_are_refused(bad, said):
     with pytest.raises(CourseError, match=said):
         cohorts.ensure(**bad)
+
+
+def test_a_script_without_a_guard_is_told_so_and_does_not_wait_for_ever(tmp_path):
+    import subprocess
+    import sys
+
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from pathlib import Path\nimport sys\nfrom helpers.virtual import cache\n"
+        "with cache.lock(Path(sys.argv[1])):\n    cache.run(print, [('one',), ('two',)], 'work', 2)\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "lock")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0 and "a script that starts itself again" in done.stderr
+    assert sorted(done.stdout.split()) == ["one", "two"]  # the first process did the work itself

@@ -44,7 +44,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
     text = (
         "params: {radius: 50}\n"  # 1
         "samples:\n"
-        "  - {id: a b, outs: nowhere, image: x.tif}\n"  # 3
+        "  - {id: a b, reference: nowhere.h5ad, image: x.tif}\n"  # 3
         "parameters:\n"
         "  pct_mito: 0.1\n"  # 5
         "  radius_um: '40'\n"
@@ -60,7 +60,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
     told = str(caught.value)
     for expected in (
         "line 1, params: unknown; expected 'parameters'?", "line 3, samples.1.id: 'a b'",
-        "line 3, samples.1.outs: no such folder", "line 3, samples.1.image: no file x.tif",
+        "line 3, samples.1.reference: no file nowhere.h5ad", "line 3, samples.1.image: no file x.tif",
         "line 5, parameters.pct_mito: 0.1", "per cent, not a share: 10?", "line 6, parameters.radius_um: '40'",
         "line 7, parameters.domains: 99", "line 9, signatures.A.genes: a;",
         "line 11, signatures.B: this name a second time", "line 11, signatures.B.source: ''",
@@ -77,7 +77,7 @@ def test_all_faults_come_at_once_with_their_lines(tmp_path):
         ("a: [1", "line 1"), ("\ta: 1", "never tabs"), ("a: &x 1\nb: *x", "an alias"),
         ("a: !!python/object/apply:os.system ['touch hacked']", "no valid YAML"), ("", "nothing"), ("- 1", "[1]"),
         (GOOD + "samples: x", "a list"), (GOOD + "parameters: {domain_range: [8, 3]}", "[least, most]"),
-        (GOOD + "parameters: {novae_epochs: 2}", "from 3"), (GOOD + "parameters: {domains: true}", "True"),
+        (GOOD + "parameters: {novae_epochs: -1}", "from 0"), (GOOD + "parameters: {domains: true}", "True"),
         (GOOD + "parameters: {domains: 12}", "within domain_range"), ("signatures: {A: [a, b]}", "names and values"),
         ("signatures:\n  A: {genes: [a, 3], source: me}\n", "the gene 3"),
     ],
@@ -90,20 +90,18 @@ def test_bad_files_are_refused(tmp_path, monkeypatch, text, told):
 
 
 def test_samples_are_found_from_the_files_folder(tmp_path):
-    (tmp_path / "run" / "outs" / "binned_outputs").mkdir(parents=True)
+    (tmp_path / "cells.h5ad").write_bytes(b"x")
     (tmp_path / "he.tif").write_bytes(b"x")
-    sample = "samples:\n  - {id: S1, outs: run/%s, image: he.tif, crop_px: [0, 0, 10, 20]}\n"
-    read = config.read(written(tmp_path, GOOD + sample % "outs"))
+    sample = "samples:\n  - {id: S1, reference: cells.h5ad, image: he.tif, crop_px: [0, 0, 10, 20]}\n"
+    read = config.read(written(tmp_path, GOOD + sample))
     (one,) = read.samples
-    assert one.outs == (tmp_path / "run" / "outs").resolve() and one.crop_px == (0.0, 0.0, 10.0, 20.0)
+    assert one.reference == (tmp_path / "cells.h5ad").resolve() and one.crop_px == (0.0, 0.0, 10.0, 20.0)
+    assert read.sample("S1") is one and one.cell_type == "cell_type" and read.sample("S2") is None
     assert read.options("S1") == {"crop": one.crop_px, "image": one.image} and read.options("H1") == {}
-    bare = config.read(written(tmp_path, GOOD + "samples:\n  - {id: S1, outs: run/outs}\n"))
+    bare = config.read(written(tmp_path, GOOD + "samples:\n  - {id: S1, cell_type: kind}\n"))
+    assert bare.samples[0].cell_type == "kind" and bare.samples[0].reference is None
     assert bare.samples[0].image is None and bare.options("S1") == {}
-    for wrong, hint in ((".", "run/./outs"), ("outs/binned_outputs", "the folder above")):
-        with pytest.raises(CourseError, match="without binned_outputs") as caught:
-            config.read(written(tmp_path, GOOD + sample % wrong))
-        assert hint in str(caught.value)
-    twice = GOOD + sample % "outs" + (sample % "outs").removeprefix("samples:\n")
+    twice = GOOD + sample + sample.removeprefix("samples:\n")
     with pytest.raises(CourseError, match="'S1' a second time"):
         config.read(written(tmp_path, twice))
     with pytest.raises(CourseError, match="no such file"):
