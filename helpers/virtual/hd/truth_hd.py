@@ -15,7 +15,6 @@ One folder a section::
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,24 +22,11 @@ import numpy as np
 import pandas as pd
 
 from helpers.messages import CourseError
+from helpers.virtual import truth
 
 
-@dataclass(frozen=True)
-class HDTruth:
-    """The truth of one section; each table is read when it is first asked for."""
-
-    folder: Path
-    section_id: str
-
-    def _file(self, name: str) -> Path:
-        file = self.folder / name
-        if not file.is_file():
-            raise CourseError("no such file", f"{name} of the truth", "delete the data set's folder", file=file)
-        return file
-
-    def _array(self, file: str, name: str) -> np.ndarray:
-        with np.load(self._file(file), allow_pickle=False) as arrays:
-            return arrays[name]
+class HDTruth(truth.Truth):
+    """The truth of one section; each table is read when it is first asked for. There are no spots, but bins."""
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -58,25 +44,6 @@ class HDTruth:
     def outlines(self) -> np.ndarray:
         """Outlines of whole cells, float32 (cells, k, 2): x, y in um."""
         return self._array("outlines.npz", "outlines")
-
-    @cached_property
-    def tissue(self) -> np.ndarray:
-        """Where tissue is, bool (gy, gx) over the whole field."""
-        return self._array("tissue.npz", "tissue")
-
-    @cached_property
-    def domain(self) -> np.ndarray:
-        """Uint8 (gy, gx): an index into ``domains``, 255 on glass; grid cell (0, 0) has its middle at half a step."""
-        return self._array("tissue.npz", "domain")
-
-    @cached_property
-    def domains(self) -> tuple[str, ...]:
-        return tuple(str(name) for name in self._array("tissue.npz", "domains"))
-
-    @cached_property
-    def grid_um(self) -> float:
-        """Step of ``tissue`` and ``domain``, um."""
-        return float(self._array("tissue.npz", "grid_um"))
 
     @cached_property
     def size_um(self) -> float:
