@@ -214,14 +214,14 @@ def _noted(path: Path, label: str):
     path.unlink(missing_ok=True)
 
 
-def _fit_threads() -> None:
+def _fit_threads(environ=os.environ) -> None:
     """Use the cores this job was given: the environment still tells those of the machine it was sent from."""
     here = settings.cores()
     with contextlib.suppress(ValueError):
-        here = min(here, int(os.environ.get("SLURM_CPUS_PER_TASK") or here))
-    for name in [name for name in os.environ if name.endswith(("_NUM_THREADS", "_INTRAOP_THREADS"))]:
+        here = min(here, int(environ.get("SLURM_CPUS_PER_TASK") or here))
+    for name in [name for name in environ if name.endswith(("_NUM_THREADS", "_INTRAOP_THREADS"))]:
         with contextlib.suppress(ValueError):
-            os.environ[name] = str(min(int(os.environ[name]), here))
+            environ[name] = str(min(int(environ[name]), here))
 
 
 def running(home: Path, alive: set | None = None) -> set:

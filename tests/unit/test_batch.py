@@ -280,11 +280,10 @@ def test_a_job_is_tried_again_only_where_memory_was_short_and_redoes_nothing(sen
     assert not list(sent.home.glob("now/*")) and not list(sent.out.glob(".attempt-*"))
 
 
-def test_a_job_uses_the_cores_it_was_given(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "64")
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    batch_engine._fit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "1"
+def test_a_job_uses_the_cores_it_was_given():
+    environ = {"OMP_NUM_THREADS": "64", "NUMBA_NUM_THREADS": "x", "SLURM_CPUS_PER_TASK": "1"}
+    batch_engine._fit_threads(environ)
+    assert environ == {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "x", "SLURM_CPUS_PER_TASK": "1"}
 
 
 def test_a_job_asks_for_what_the_finished_samples_needed():

@@ -183,6 +183,7 @@ def some_bags(n=20, missing=True):
 
 
 def test_a_package_converts_to_the_published_numbers(package, tmp_path):
+    loaded = "torch" in sys.modules
     folder, w, scaler, genes = package
     whole = tmp_path / "weights.zip"
     with zipfile.ZipFile(whole, "w") as archive:
@@ -202,7 +203,7 @@ def test_a_package_converts_to_the_published_numbers(package, tmp_path):
     assert np.abs(dataclasses.replace(model, legacy_padding=False).predict(bags, clip=False) - expected).max() > 1e-4
     with pytest.raises(CourseError, match="uni"):
         deepspot_store.load(tmp_path / "colon.npz", encoder={"name": "tiny", "fingerprint": "x"})
-    assert "torch" not in sys.modules
+    assert loaded == ("torch" in sys.modules)  # other tests of this process may have it already
 
 
 @pytest.mark.parametrize("parts, context", [(1, "spot"), (2, "subspot"), (2, "neighbours")])
