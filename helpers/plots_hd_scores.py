@@ -10,8 +10,8 @@ from helpers.plots_hd import FADE, NONE, SPARE, View, colours, dots, frame, lege
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#B0B0B0"
 
 
-def domain_range(view: View, xy_um, levels: dict, *, notes=None, columns: int = 3, size: float = 2.9):
-    """Show domains at several levels; a domain keeps the colour of the one before it that it shares most cells with.
+def domain_range(view: View, xy_um, levels: dict, *, notes=None, chosen=None, columns: int = 3, size: float = 2.9):
+    """Show domains at several levels; a domain has the colour of the one at the next level it shares most cells with.
 
     Parameters
     ----------
@@ -19,20 +19,20 @@ def domain_range(view: View, xy_um, levels: dict, *, notes=None, columns: int = 
         Title -> domain of each cell (n,), few domains first.
     notes
         Title -> text added to it, e.g. a score.
+    chosen
+        Title of the level whose colours are those of the other figures; default the first.
     """
-    across = min(columns, len(levels))
-    down = -(-len(levels) // across)
-    figure, axes = new_figure(down, across, size=(size * across, size * 1.07 * down), squeeze=False)
-    before, paint = None, {}
-    for axis, (title, names) in zip(axes.flat, levels.items()):
-        names = text(names)
-        paint = _follow(names, before, paint)
-        before = names
+    figure, axes = frame(len(levels), columns=columns, size=size, below=0.0)
+    titles, named = list(levels), [text(names) for names in levels.values()]
+    start = titles.index(chosen) if chosen in titles else 0
+    paints = {start: colours(named[start])}
+    for at, near in [*((n, n - 1) for n in range(start + 1, len(titles))), *((n, n + 1) for n in range(start)[::-1])]:
+        paints[at] = _follow(named[at], named[near], paints[near])
+    for number, (axis, title, names) in enumerate(zip(axes, titles, named)):
+        paint = paints[number]
         more = f" ({notes[title]})" if notes and title in notes else ""
         tissue(axis, view, title=f"{title}: {len(paint)} domains{more}", fade=FADE)
         dots(axis, view, xy_um, [paint.get(one, NONE) for one in names])
-    for axis in axes.flat[len(levels) :]:
-        axis.set_axis_off()
     return figure
 
 
@@ -41,7 +41,7 @@ def _follow(names, before, paint) -> dict:
     kinds, sizes = np.unique(names[names != ""].astype(str), return_counts=True)
     out = {}
     for name in kinds[np.argsort(-sizes, kind="stable")]:
-        was = [] if before is None else before[names == name].astype(str)
+        was = before[names == name].astype(str)
         earlier, number = np.unique([one for one in was if one], return_counts=True)
         order = [paint[one] for one in earlier[np.argsort(-number)] if one in paint]
         wanted = [one for one in [*order[:1], *SPARE] if one not in out.values()]
@@ -70,7 +70,7 @@ def molecules(view: View, maps: dict):
 
 
 def islands(view: View, xy_um, labels, kept):
-    """Show connected pieces of tissue: each in a colour with its number of cells; those left out with a cross."""
+    """Show connected pieces of tissue: each in a colour with its number of cells; those of islands with a cross."""
     labels, kept = np.asarray(labels), np.asarray(kept, bool)
     sizes = {label: int((labels == label).sum()) for label in np.unique(labels)}
     order = sorted(sizes, key=sizes.get, reverse=True)
@@ -82,7 +82,7 @@ def islands(view: View, xy_um, labels, kept):
     out = ~kept & view.holds(xy_um)
     axis.scatter(*np.asarray(xy_um)[out].T, marker="x", s=12, c="#000000", linewidths=0.7)
     shown = {f"{number + 1}: {name}": SPARE[number] for number, name in enumerate(named)}
-    legend(figure, shown | ({f"x: {int((~kept).sum())} left out": "#000000"} if (~kept).any() else {}), columns=4)
+    legend(figure, shown | ({f"x: {int((~kept).sum())} in islands": "#000000"} if (~kept).any() else {}), columns=4)
     return figure
 
 

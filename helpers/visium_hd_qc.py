@@ -15,7 +15,7 @@ MITO_PREFIX = "MT-"
 """Symbols of the 13 genes of the mitochondrial genome begin so (human; ``mt-`` in mice: case is ignored)."""
 ISLAND_SHARE = 0.03
 """A piece of tissue with less than this share of the cells is an island, unless ``min_cells`` says otherwise. The
-tutorial's 2,000 cells fit its own sample; here they would call everything an island."""
+tutorial's 2,000 cells fit its own sample; a smaller crop would be all island."""
 LEAST_ISLAND = 10
 """... and never fewer cells than this: in a tiny crop a share means nothing."""
 

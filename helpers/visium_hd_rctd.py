@@ -180,7 +180,7 @@ def run(
     bins, reference
         AnnData of raw counts, as for ``visium_hd_deconvolution.check``; not changed.
     doublet
-        bool (bins,): bins that doublet mode is run on as well (it costs about five times as much); None: none.
+        bool (bins,): bins that doublet mode is run on as well (it costs several times as much); None: none.
     min_umi, min_umi_sigma
         Least molecules of a bin, and of one that the noise is estimated from (default: the median of those asked).
     min_cells, min_umi_cells

@@ -101,6 +101,11 @@ def test_a_domain_keeps_its_colour_when_it_splits():
     first, second = (axis.collections[0].get_facecolors() for axis in tissue_axes(figure))
     np.testing.assert_array_equal(first[left], second[left])
     assert len({to_hex(one) for one in second}) == 3 and "ARI 0.5" in tissue_axes(figure)[1].get_title(loc="left")
+    figure = plots_hd_scores.domain_range(VIEW, XY, {"2": two, "3": three}, chosen="3")
+    first, second = (axis.collections[0].get_facecolors() for axis in tissue_axes(figure))
+    np.testing.assert_array_equal(first[left], second[left])  # colours follow back as well
+    usual = plots_hd.colours(["E1", "E5", "E9"])  # those of every other figure
+    assert [to_hex(second[three == name][0]) for name in usual] == [one.lower() for one in usual.values()]
 
 
 def test_the_elbow_marks_what_was_chosen():
