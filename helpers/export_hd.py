@@ -1,7 +1,7 @@
 """Examiner's room: segmented cells with their domains and types as files - a table, QuPath outlines, a section.
 
-Inside the course cells live in microns. QuPath and napari want pixels of the full-resolution H&E: the one conversion
-is here, through ``mpp``.
+Inside the course cells live in microns. QuPath and napari want pixels of the H&E: the one conversion is here, through
+``mpp``; a crop's corner comes back where the whole picture is meant (:func:`full_frame`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def cells_table(cells, *, mpp: float, names=None, scores=None, facts=None):
     Returns
     -------
     AnnData
-        ``X`` raw counts (CSR int32); ``obsm["spatial"]`` um (``uns["spatial_unit"]``), ``["spatial_px"]`` pixels.
+        ``X`` raw counts (CSR int32); ``obsm["spatial"]`` um (``uns["spatial_unit"]``), ``["spatial_px"]`` pixels
+        of the section's own picture (of a crop: its own, as in ``section.zarr``).
 
     Raises
     ------
@@ -90,7 +91,16 @@ def _rings(polygons, wanted, what) -> list:
     return rings
 
 
-def geojson_writer(polygons, table, *, mpp: float, colour_by: str, also=(), measurements=(), colours=None):
+def full_frame(section) -> dict:
+    """Return ``mpp`` and ``origin_px`` for :func:`geojson_writer`: of the whole full-resolution H&E, also of a crop."""
+    facts = section.attrs
+    corner = tuple(float(side) for side in facts.get("crop", (0, 0))[:2])
+    return {"mpp": sec.mpp(section) * float(facts.get("image_scale", 1.0)), "origin_px": corner}
+
+
+def geojson_writer(
+    polygons, table, *, mpp: float, origin_px=(0.0, 0.0), colour_by: str, also=(), measurements=(), colours=None
+):  # fmt: skip
     """Return a function that writes cells as QuPath detections (GeoJSON, pixels of the full H&E), one a line.
 
     Parameters
@@ -99,6 +109,8 @@ def geojson_writer(polygons, table, *, mpp: float, colour_by: str, also=(), meas
         Outlines in **um**: GeoDataFrame indexed by cell id, or arrays or shapely polygons in the table's order.
     table
         AnnData of :func:`cells_table` (or any with ``obs``).
+    mpp, origin_px
+        um per pixel of the full H&E, and x, y of the origin of the microns in its pixels (:func:`full_frame`).
     colour_by
         Column of ``obs`` that becomes QuPath's classification.
     also
@@ -122,7 +134,7 @@ def geojson_writer(polygons, table, *, mpp: float, colour_by: str, also=(), meas
     number = {column: table.obs[column].to_numpy(float) for column in measurements}
 
     def feature(place):
-        ring = np.round(rings[place] / mpp, 2).tolist()
+        ring = np.round(rings[place] / mpp + np.asarray(origin_px), 2).tolist()
         values = {column: round(float(one[place]), 4) for column, one in number.items() if np.isfinite(one[place])}
         properties = {"objectType": "detection", "cell_id": str(table.obs_names[place]), "measurements": values}
         more = {column: str(one[place]) for column, one in other.items() if one[place]}

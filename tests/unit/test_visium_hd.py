@@ -1,5 +1,6 @@
 """Visium HD, the joints of notebook 10: windows, maps of bins, crops, recounts, damage as a domain, the card's rows."""
 
+import json
 from types import SimpleNamespace
 
 import anndata
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import grade_hd, notebook, readers_visium_hd, settings
+from helpers import export_hd, grade_hd, notebook, readers_visium_hd, settings
 from helpers import visium_hd as hd
 from helpers.messages import CourseError
 from tests.unit import make_hd
@@ -65,6 +66,21 @@ def cells(n: int = 400, *, strip: bool = True):
     found.obs_names = [f"c{k}" for k in range(len(xy))]
     found.obsm["spatial"], found.uns["spatial_unit"] = xy, "um"
     return found, left
+
+
+@pytest.mark.parametrize("crop", [None, (100, 60, 500, 420)])
+def test_outlines_lie_on_the_whole_picture_also_where_a_crop_was_read(tmp_path, crop):
+    whole = readers_visium_hd.read(make_hd.whole() / "outs")
+    section = readers_visium_hd.read(make_hd.whole() / "outs", **({} if crop is None else {"crop": crop}))
+    table = section.tables["counts"]
+    squares = [np.asarray(one.exterior.coords) * section.attrs["mpp"] for one in section.shapes["spots"].geometry]  # um
+    cells = anndata.AnnData(table.X, obs=pd.DataFrame({"kind": "bin"}, index=table.obs_names))
+    write = export_hd.geojson_writer(squares, cells, **export_hd.full_frame(section), colour_by="kind")
+    write(tmp_path / "bins.geojson")
+    found = json.loads((tmp_path / "bins.geojson").read_text(encoding="utf-8"))["features"]
+    middle = {one["properties"]["cell_id"]: np.mean(one["geometry"]["coordinates"][0][:-1], axis=0) for one in found}
+    known = pd.DataFrame(whole.tables["counts"].obsm["spatial"], index=whole.tables["counts"].obs_names)
+    np.testing.assert_allclose(np.array(list(middle.values())), known.loc[list(middle)], atol=0.02)
 
 
 def test_a_damaged_strip_becomes_a_domain_and_a_flag_without_a_place_does_not():
