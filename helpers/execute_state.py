@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,28 @@ def data_print(value: str) -> list:
         return ["generated", value]  # the generator's code is part of the helpers
     _, where, _ = catalogue.resolve(value)
     files = sorted(path for path in Path(where).rglob("*") if path.is_file())
-    return [(str(path.relative_to(where)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [(str(path.relative_to(where)), *_stamp(path)) for path in files]
+
+
+def files_print(value) -> list:
+    """Return names, sizes and times of the files and folders that a parameter's value names by a path.
+
+    Each part of a comma-separated list counts, also behind a platform (``st:/slides``) and before a set's name
+    (``/lists/sets.gmt:A SET``).
+    """
+    found = []
+    for part in (part.strip() for part in str(value).split(",") if "/" in part):
+        named = (os.path.expanduser(path) for path in (part, part.partition(":")[2], part.rpartition(":")[0]))
+        for path in (Path(path) for path in named if "/" in path and os.path.exists(path)):
+            inside = [path] if path.is_file() else sorted(path.rglob("*"))
+            found += [(str(file), *_stamp(file)) for file in inside if file.is_file()]
+            break
+    return found
+
+
+def _stamp(path: Path) -> tuple:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def code_print(root: Path | None = None) -> list:
@@ -69,7 +91,7 @@ def code_print(root: Path | None = None) -> list:
 
 
 def fingerprint(notebook: notebooks.Notebook, parameters: dict, known: dict | None = None) -> str:
-    """Return a hash of all that a result depends on: cells, parameters, helpers, small tables, lock and data.
+    """Return a hash of all that a result depends on: cells, parameters and files they name, helpers, lock, data.
 
     Files are read once for many results if they share a dictionary ``known``.
     """
@@ -80,8 +102,14 @@ def fingerprint(notebook: notebooks.Notebook, parameters: dict, known: dict | No
     if "DATA" in parameters:
         key = ("data", parameters["DATA"])
         data = known[key] = known[key] if key in known else data_print(parameters["DATA"])
-    declared = (notebook.promises, notebook.graded_checks)
-    return _digest(notebook.cells, declared, own, code, data)
+    declared = (notebook.promises, notebook.promises_unless, notebook.graded_checks)
+    files = []
+    for name, value in own.items():
+        if name != "DATA" and isinstance(value, str) and "/" in value:
+            key = ("files", value)
+            known[key] = known[key] if key in known else files_print(value)
+            files.append((name, known[key]))
+    return _digest(notebook.cells, declared, own, files, code, data)
 
 
 # ---------------------------------------------------------------- judging
@@ -92,9 +120,10 @@ def judge(folder: Path, notebook: notebooks.Notebook) -> Outcome:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         products = dict(results["products"].items())
         failed = [item["name"] for item in results["verdicts"] if not item["pass"]]
+        promised = notebook.promised(results.get("parameters") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or of another version's form
         return _failure(folder, name)
-    gone = [item for item in notebook.promises if item not in products]
+    gone = [item for item in promised if item not in products]
     gone += [item for item, file in products.items() if not (folder / file).exists()]
     if gone:
         return Outcome(name, "missing product", ", ".join(gone))

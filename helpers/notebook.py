@@ -29,8 +29,14 @@ class Notebook:
 
     Attributes
     ----------
+    promises
+        Products that every run makes.
+    promises_unless
+        Parameter name to those of the promises that do not hold where the parameter is set.
     ranges
         Parameter name to ``[low, high]`` (two numbers) or to the list of allowed values.
+    files
+        Parameters that, where set, name a file.
     parameters
         Name to default, in the order of the cell tagged ``parameters``.
     """
@@ -40,11 +46,13 @@ class Notebook:
     slug: str
     title: str
     promises: tuple = ()
+    promises_unless: dict = field(default_factory=dict)
     budget_seconds: float = 60.0
     budget_mb: float = 3000.0
     graded_checks: int | None = None
     needs: dict = field(default_factory=dict)
     ranges: dict = field(default_factory=dict)
+    files: tuple = ()
     parameters: dict = field(default_factory=dict)
     cells: tuple = ()
 
@@ -52,6 +60,11 @@ class Notebook:
     def name(self) -> str:
         """Folder name of its outputs, e.g. ``01_data_integration``."""
         return f"{self.number}_{self.slug}"
+
+    def promised(self, parameters: dict) -> list[str]:
+        """Products that a run with these parameters has to make."""
+        spared = {item for name, items in self.promises_unless.items() if parameters.get(name) for item in items}
+        return [item for item in self.promises if item not in spared]
 
     @property
     def missing_packages(self) -> list[str]:
@@ -108,11 +121,13 @@ def load(path: Path) -> Notebook:
         slug=match[2],
         title=course.get("title", match[2].replace("_", " ")),
         promises=tuple(course.get("promises", ())),
+        promises_unless=course.get("promises_unless", {}),
         budget_seconds=float(course.get("budget_seconds", 60)),
         budget_mb=float(course.get("budget_mb", 3000)),
         graded_checks=course.get("graded_checks"),
         needs=course.get("needs", {}),
         ranges=course.get("ranges", {}),
+        files=tuple(course.get("files", ())),
         parameters=_defaults("".join(tagged[0]["source"]), path) if tagged else {},
         cells=tuple((cell["cell_type"], "".join(cell["source"]), _tags(cell)) for cell in cells),
     )
@@ -154,7 +169,7 @@ def check_parameters(notebook: Notebook, given: dict, *, text: bool = False) -> 
     Raises
     ------
     CourseError
-        Unknown name (with the nearest known one), wrong type, or a value out of range.
+        Unknown name (with the nearest known one), wrong type, a value out of range, or a file that is not there.
     """
     values = dict(notebook.parameters)
     for name, value in given.items():
@@ -170,6 +185,10 @@ def check_parameters(notebook: Notebook, given: dict, *, text: bool = False) -> 
         values[name] = _from_text(name, value, default, notebook) if text else _typed(name, value, default, notebook)
     for name, value in values.items():
         _in_range(name, value, notebook)
+    for name in notebook.files:
+        if values.get(name) and not Path(values[name]).expanduser().is_file():
+            raise CourseError(f"{name} = {values[name]!r}, no such file", "a file", "correct the path",
+                              file=notebook.path.name)  # fmt: skip
     return values
 
 

@@ -167,12 +167,13 @@ class Run(Data):
     # ------------------------------------------------------------ closing
     def finish(self) -> None:
         """Check that every promised product exists, then write ``results.json``, last and in one step."""
-        missing = [name for name in self.notebook.promises if name not in self._products]
+        promised = self.notebook.promised(self.parameters)
+        missing = [name for name in promised if name not in self._products]
         missing += [name for name, file in self._products.items() if not _has_content(self.out / file)]
         if missing:
             raise CourseError(
                 f"promised product missing: {', '.join(missing)}",
-                f"{', '.join(self.notebook.promises)} in {self.out.name}",
+                f"{', '.join(promised)} in {self.out.name}",
                 "run every cell, in order",
                 file=self.notebook.path.name,
             )

@@ -7,7 +7,7 @@ import numpy as np
 from helpers.messages import CourseError, note
 
 
-def split(sections, *, test, allow_shared_subject: bool = False):
+def split(sections, *, test, trained_on=None, allow_shared_subject: bool = False):
     """Split section ids into training and test by subject.
 
     Parameters
@@ -16,6 +16,9 @@ def split(sections, *, test, allow_shared_subject: bool = False):
         DataFrame with columns ``section_id`` and ``subject_id``, one row a section.
     test
         Section ids to hold out.
+    trained_on
+        Subject ids that a saved model was trained on. Nothing is trained then: the training side is empty, and no
+        section named means all.
     allow_shared_subject
         Permit a subject on both sides (only where one subject has all sections); a named warning goes to stderr.
 
@@ -28,6 +31,11 @@ def split(sections, *, test, allow_shared_subject: bool = False):
     CourseError
         Unknown section, empty side, or a subject on both sides.
     """
+    if trained_on is not None:
+        held = list(test) or list(sections["section_id"])
+        of_held = sections.loc[sections["section_id"].isin(held), "subject_id"].astype(str)
+        _refuse_shared(set(of_held) & set(map(str, trained_on)), allow_shared_subject, "take another MODEL")
+        return [], held
     known = list(sections["section_id"])
     unknown = [name for name in test if name not in known]
     if unknown:
@@ -39,17 +47,17 @@ def split(sections, *, test, allow_shared_subject: bool = False):
             f"{len(train)} training and {len(held)} test sections", "at least one of each", "correct TEST"
         )
     subject = dict(zip(sections["section_id"], sections["subject_id"]))
-    shared = sorted({subject[name] for name in train} & {subject[name] for name in held})
-    if shared and not allow_shared_subject:
-        raise CourseError(
-            f"subject {', '.join(map(str, shared))} in training and test",
-            "patients or animals on one side only",
-            "hold out all sections of a subject, or say allow_shared_subject=True and report it",
-        )
-    if shared:
-        names = ", ".join(map(str, shared))
-        note(f"warning: subject {names} is in training and test; the score says nothing about new subjects")
+    fix = "hold out all sections of a subject, or say allow_shared_subject=True and report it"
+    _refuse_shared({subject[name] for name in train} & {subject[name] for name in held}, allow_shared_subject, fix)
     return train, held
+
+
+def _refuse_shared(shared, allowed, fix):
+    names = ", ".join(sorted(map(str, shared)))
+    if shared and not allowed:
+        raise CourseError(f"subject {names} in training and test", "patients or animals on one side only", fix)
+    if shared:
+        note(f"warning: subject {names} is in training and test; the score says nothing about new subjects")
 
 
 def folds(sections, *, k: int, seed: int, label: str | None = None):

@@ -6,7 +6,7 @@ trained together. ``fit``, ``predict``, ``save``, ``load``; the other files of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Ensemble:
         From features to log N; None where not wanted.
     facts
         Options of the fit, training sections, numbers of spots; of a loaded model also encoder and tile size.
+    columns
+        Which of the network's genes these are, int (g,); None: all.
     """
 
     genes: tuple
@@ -44,6 +46,7 @@ class Ensemble:
     model: object = field(repr=False)
     library_model: stimage_library.LibraryModel | None = field(repr=False)
     facts: dict = field(repr=False)
+    columns: np.ndarray | None = field(repr=False, default=None)
 
     @property
     def members(self) -> int:
@@ -58,14 +61,34 @@ class Ensemble:
         from helpers.stimage_layers import LOG_SIZE
 
         x = stimage_ensemble.features(x, width=self.model.inputs[0].shape[-1])
-        g, parts = len(self.genes), []
+        parts = []
         for start in range(0, len(x), 256):
             mine = x[start : start + 256]
             zero = np.zeros((len(mine), 1), np.float32)
             parts.append(np.asarray(self.model([mine, zero, zero], training=False)).transpose(1, 0, 2))
         out = np.concatenate(parts, axis=1)
-        share = np.clip(out[..., :g], LOWEST, 0)
-        return share, self.r if out.shape[-1] == g else np.exp(np.clip(out[..., g:], *LOG_SIZE))
+        by_spot = self.held_out == "spot"
+        g = out.shape[-1] // 2 if by_spot else out.shape[-1]
+        columns = slice(None) if self.columns is None else self.columns
+        share = np.clip(out[..., :g][..., columns], LOWEST, 0)
+        return share, np.exp(np.clip(out[..., g:][..., columns], *LOG_SIZE)) if by_spot else self.r
+
+    def only(self, genes) -> Ensemble:
+        """Return the model of some of its genes, in the order given; shares still count all genes of a spot.
+
+        Raises
+        ------
+        CourseError
+            No gene, or one that the model does not know.
+        """
+        genes, place = tuple(genes), {gene: number for number, gene in enumerate(self.genes)}
+        unknown = [gene for gene in genes if gene not in place]
+        if unknown or not genes:
+            raise CourseError(f"gene {unknown[0]!r}" if unknown else "no genes",
+                              f"some of the model's {len(place)} genes", "choose among Ensemble.genes")  # fmt: skip
+        at = np.array([place[gene] for gene in genes])
+        r = self.r[at] if np.ndim(self.r) == 1 and len(self.r) == len(place) else self.r
+        return replace(self, genes=genes, r=r, columns=at if self.columns is None else self.columns[at])
 
     def predict(self, x, *, library=None, scale="log1p", keep=True) -> Prediction:
         """Predict.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from helpers import stimage, stimage_ridge
+from helpers import stimage, stimage_ridge, stimage_store
 from helpers.messages import CourseError
 
 SHARE = 0.5
@@ -63,6 +63,55 @@ class Both:
     def predict(self, x):
         """Return the blended prediction of log1p(1e4 y / N); library sizes are predicted from the features."""
         return blend(self.ensemble.predict(x), self.ridge.predict(x), share=self.share)
+
+    def only(self, genes) -> Both:
+        """Return the model of some of its genes, in the order given; raises as ``Ensemble.only``."""
+        ensemble, place = self.ensemble.only(genes), {gene: at for at, gene in enumerate(self.ensemble.genes)}
+        at, ridge = [place[gene] for gene in ensemble.genes], self.ridge
+        return replace(self, ensemble=ensemble, ridge=replace(
+            ridge, basis=ridge.basis[:, at], mean=ridge.mean[at], inner=ridge.inner[:, at]))  # fmt: skip
+
+    def save(self, path, *, encoder, tile_um, **facts):
+        """Write one ``.keras`` file for :func:`load`; ``facts`` as JSON, the rest as ``stimage_store.save``.
+
+        ``train_subjects`` belongs in the facts: ``section.split`` refuses to predict for these.
+        """
+        return stimage_store.save(self.ensemble, path, encoder=encoder, tile_um=tile_um, ridge=self.ridge,
+                                  share=self.share, facts=facts)  # fmt: skip
+
+
+def about(path) -> dict:
+    """Return what a saved model says of itself: genes, ``tile_um``, training sections and subjects; {} without a path.
+
+    Raises
+    ------
+    CourseError
+        As ``stimage_store.facts_of``; a model saved without its training subjects.
+    """
+    if not path:
+        return {}
+    told = stimage_store.facts_of(path)
+    if "train_subjects" not in told["facts"]:
+        raise CourseError("a model that does not say which patients it was trained on", "one that does",
+                          "take blend.keras of notebook 04, not model.keras", file=path)  # fmt: skip
+    return {**told["facts"], "genes": told["genes"], "tile_um": told["tile_um"]}
+
+
+def load(path, *, encoder=None, genes=None) -> Both:
+    """Read what :meth:`Both.save` wrote, for all its genes or for some, in the order given.
+
+    Parameters
+    ----------
+    encoder
+        What the features at hand are made with; None: not compared.
+
+    Raises
+    ------
+    CourseError
+        As ``stimage_store.load``; a model for single tiles; a gene the model does not know.
+    """
+    both = Both(*stimage_store.load_blend(path, encoder=encoder))
+    return both if genes is None else both.only(genes)
 
 
 def fit(x, counts, *, library, sections, genes, seed: int = 0, share: float = SHARE, rank: int = stimage_ridge.RANK,

@@ -21,6 +21,9 @@ FORMAT = 1
 FACTS, ARRAYS = "stimage.json", "stimage.npz"
 LARGEST = 1 << 30
 """Bytes an archive may unpack to."""
+_RIDGE = ("marks", "to_coordinates", "centre", "weight", "basis", "mean", "alpha", "kernel", "width2", "path")
+"""What is kept of a ``Ridge``: all but its predictions of the training spots."""
+_TILES, _BLEND = "model for single tiles", "blended model, for features scaled section by section"
 _OURS = ("Projection", "Spread", "MemberDense", "Offset", "NegativeBinomial")
 _KERAS = {
     "keras": ("DTypePolicy",), "keras.layers": ("InputLayer",), "keras.src.models.functional": ("Functional",),
@@ -29,7 +32,7 @@ _KERAS = {
 _REASON = "such files can run any code when loaded; only .keras files written by stimage.save are read"
 
 
-def save(ensemble, path, *, encoder, tile_um, train_sections=None) -> Path:
+def save(ensemble, path, *, encoder, tile_um, train_sections=None, ridge=None, share=None, facts=None) -> Path:
     """Write an ensemble into one ``.keras`` file, first under a temporary name.
 
     Parameters
@@ -41,8 +44,15 @@ def save(ensemble, path, *, encoder, tile_um, train_sections=None) -> Path:
         Side of the tiles in microns, or a list where features of several sizes were put side by side.
     train_sections
         Ids; None: those of the fit.
+    ridge, share
+        Of a blend (:mod:`helpers.stimage_blend`): the ``Ridge`` beside the ensemble, and its share. Such a file is
+        read by ``stimage_blend.load`` alone, since its features are scaled section by section.
+    facts
+        More to remember, as JSON: patients trained on, ...
     """
     path = Path(path)
+    if ensemble.columns is not None:
+        raise CourseError(f"a model of {len(ensemble.genes)} of its genes", "the whole model", "save it before only()")
     if path.suffix != ".keras":
         raise CourseError(f"a file named {path.name}", "a name ending in .keras", "rename it", file=path)
     tiles = [float(side) for side in np.atleast_1d(np.asarray(tile_um, float))]
@@ -50,7 +60,7 @@ def save(ensemble, path, *, encoder, tile_um, train_sections=None) -> Path:
         raise CourseError(f"tile_um {tile_um}", "microns above 0, one or several", "give the side of the tiles")
     facts = {
         "format": FORMAT, "genes": list(ensemble.genes), "held_out": ensemble.held_out, "encoder": _named(encoder),
-        "tile_um": tiles, "facts": {**ensemble.facts},
+        "tile_um": tiles, "facts": {**ensemble.facts, **(facts or {})},
     }  # fmt: skip
     if train_sections is not None:
         facts["facts"]["train_sections"] = [str(name) for name in train_sections]
@@ -58,6 +68,9 @@ def save(ensemble, path, *, encoder, tile_um, train_sections=None) -> Path:
     if ensemble.library_model is not None:
         for entry in fields(ensemble.library_model):
             arrays[f"library_{entry.name}"] = np.asarray(getattr(ensemble.library_model, entry.name))
+    if ridge is not None:
+        facts["share"] = float(share)
+        arrays |= {f"ridge_{name}": np.asarray(getattr(ridge, name)) for name in _RIDGE}
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +177,36 @@ def load(path, *, encoder=None, tile_um=None, genes=None):
         As :func:`facts_of`; another encoder (its weights or its preprocessing), another tile size in microns (more than
         1 %), other genes or another order.
     """
+    path = Path(path)
+    facts = facts_of(path)
+    if "share" in facts:
+        fix = "take model.keras of notebook 04; blend.keras is for its parameter MODEL"
+        raise CourseError(f"a {_BLEND}", f"a {_TILES}", fix, file=path)
+    _check(facts, path, encoder, tile_um, genes)
+    return _read(path, facts)[0]
+
+
+def load_blend(path, *, encoder=None):
+    """Read a blend: the ensemble, the ``Ridge`` (without ``inner``) and its share; see :func:`load`."""
+    from helpers.stimage_ridge import Ridge
+
+    path = Path(path)
+    facts = facts_of(path)
+    if "share" not in facts:
+        fix = "take blend.keras of notebook 04; model.keras is for the app and for `slides`"
+        raise CourseError(f"a {_TILES}", f"a {_BLEND}", fix, file=path)
+    _check(facts, path, encoder, None, None)
+    ensemble, arrays = _read(path, facts)
+    if not {f"ridge_{name}" for name in _RIDGE} <= set(arrays):
+        raise CourseError("a blended model without its ridge regression", "a whole file", "save it again", file=path)
+    parts = {name: arrays[f"ridge_{name}"] for name in _RIDGE}
+    parts |= {name: parts[name].item() for name in ("alpha", "kernel", "width2")}
+    none = np.empty((0, len(ensemble.genes)), np.float32)
+    return ensemble, Ridge(**parts, inner=none), facts["share"]
+
+
+def _read(path, facts):
+    """Return the ensemble of a file that was judged, and all its arrays."""
     import keras
 
     from helpers import (
@@ -172,8 +215,25 @@ def load(path, *, encoder=None, tile_um=None, genes=None):
     )
     from helpers.stimage import Ensemble
 
-    path = Path(path)
-    facts = facts_of(path)
+    try:
+        with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(ARRAYS)), allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files}
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras and numpy raise many kinds; all mean that this file is of no use
+        raise CourseError(f"a model that cannot be loaded ({type(error).__name__}: {str(error)[:160]})",
+                          "a file written by stimage.save", "save it again", file=path) from None  # fmt: skip
+    library = None
+    if "library_kernel" in arrays:
+        parts = {entry.name: arrays[f"library_{entry.name}"] for entry in fields(stimage_library.LibraryModel)}
+        library = stimage_library.LibraryModel(
+            **{name: value if value.ndim else value.item() for name, value in parts.items()}
+        )
+    told = {**facts["facts"], "encoder": facts["encoder"], "tile_um": facts["tile_um"]}
+    return Ensemble(tuple(facts["genes"]), arrays["r"], facts["held_out"], model, library, told), arrays
+
+
+def _check(facts, path, encoder, tile_um, genes):
+    """Raise unless a model is for these features and genes; None is not compared."""
     if encoder is not None and [e["fingerprint"] for e in _named(encoder)] != [
         e["fingerprint"] for e in facts["encoder"]
     ]:
@@ -193,18 +253,3 @@ def load(path, *, encoder=None, tile_um=None, genes=None):
             f"{len(genes)} genes, {len(set(genes) & set(facts['genes']))} of them the model's")  # fmt: skip
         raise CourseError(seen, f"the model's {len(facts['genes'])} genes, {facts['genes'][0]} first",
                           "take Ensemble.genes as the order of the columns", file=path)  # fmt: skip
-    try:
-        with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(ARRAYS)), allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras and numpy raise many kinds; all mean that this file is of no use
-        raise CourseError(f"a model that cannot be loaded ({type(error).__name__}: {str(error)[:160]})",
-                          "a file written by stimage.save", "save it again", file=path) from None  # fmt: skip
-    library = None
-    if "library_kernel" in arrays:
-        parts = {entry.name: arrays[f"library_{entry.name}"] for entry in fields(stimage_library.LibraryModel)}
-        library = stimage_library.LibraryModel(
-            **{name: value if value.ndim else value.item() for name, value in parts.items()}
-        )
-    told = {**facts["facts"], "encoder": facts["encoder"], "tile_um": facts["tile_um"]}
-    return Ensemble(tuple(facts["genes"]), arrays["r"], facts["held_out"], model, library, told)

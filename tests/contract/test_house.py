@@ -67,7 +67,7 @@ FLOORS = {
 }
 HEAVY = ("tensorflow", "torch", "squidpy", "spatialdata", "keras", "scanpy", "sklearn", "matplotlib")
 MAX_LINES = 320
-LONG = {"10": (32, 19)}
+LONG = {"04": (32, 17), "10": (32, 19)}
 """Cells and code cells of a notebook that may have more than 30 and 16: ten tools in one walk-through."""
 
 
