@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -20,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from helpers import execute_process, settings
 from helpers import notebook as notebooks
-from helpers import settings
 from helpers.execute_state import GOOD, Outcome, fingerprint, judge
 from helpers.messages import CourseError, note
 
@@ -138,15 +137,19 @@ def lock(folder: Path):
                 "wait for it to end, or choose another folder with --out",
                 file=folder,
             ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
+        stream.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk: the number is only for whoever is refused
+            os.write(stream.fileno(), str(os.getpid()).encode())
         yield
 
 
 def run(
-    jobs: list[Job], *, fresh: bool = False, workers: int = 1, timeout: float | None = None, unit: str = "notebook",
+    jobs: list[Job],
+    *,
+    fresh: bool = False,
+    workers: int = 1,
+    timeout: float | None = None,
+    unit: str = "notebook",
     told=None,
 ) -> list[Outcome]:
     """Run what is not up to date; one failure does not stop the others.
@@ -177,17 +180,20 @@ def run(
         return []
     home = jobs[0].folder.parent
     stop = threading.Event()
-    with lock(home), ThreadPoolExecutor(workers) as pool:
+    with contextlib.ExitStack() as held:
+        held.enter_context(lock(home))
         for leftover in home.glob(".attempt-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
+        start = held.enter_context(execute_process.starter(len(todo)))
+        pool = held.enter_context(ThreadPoolExecutor(workers))
         bar = tqdm(total=len(todo), desc=f"{unit}s", unit=unit, file=sys.stderr, disable=not todo)
         count, turn = {"running": 0, "failed": 0}, threading.Lock()
 
         def one(job):
             with turn:
                 count["running"] += 1
-            outcome = execute(job, workers=workers, timeout=timeout, stop=stop)
+            outcome = execute(job, workers=workers, timeout=timeout, stop=stop, start=start)
             with turn:  # one at a time: counts add up, and lines do not mix
                 count["running"] -= 1
                 count["failed"] += not outcome.good
@@ -209,10 +215,12 @@ def run(
     return [results.get(job.label) or Outcome(job.notebook.name, GOOD, skipped=True) for job in jobs]
 
 
-def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=None) -> Outcome:
+def execute(
+    job: Job, *, workers: int = 1, timeout: float | None = None, stop=None, start=execute_process.start
+) -> Outcome:
     """Run one notebook into an attempt folder, judge it, and put it in the place of the old outputs.
 
-    When the event ``stop`` is set, the attempt is given up and the old outputs stay.
+    When the event ``stop`` is set, the attempt is given up and the old outputs stay. For ``start`` see :func:`spawn`.
     """
     name = job.notebook.name
     if timeout is None and job.parameters.get("PROFILE", "tiny") == "tiny":
@@ -223,11 +231,13 @@ def execute(job: Job, *, workers: int = 1, timeout: float | None = None, stop=No
         shutil.rmtree(attempt, ignore_errors=True)
         made = attempt / "latest" / name
         made.mkdir(parents=True)
-        options = {"workers": workers, "timeout": timeout, "stop": stop}
+        options = {"workers": workers, "timeout": timeout, "stop": stop, "start": start}
         ended = spawn(job.notebook, made, given=job.given, runs=attempt, **options)
         if ended == "interrupted":
             return Outcome(name, ended)
         outcome = judge(made, job.notebook) if ended == "ended" else Outcome(name, ended, f"after {timeout:g} s")
+        if stop is not None and stop.is_set() and not outcome.good:  # a cluster asks the child to stop, too
+            return Outcome(name, "interrupted")
         outcome.seconds, outcome.fingerprint = round(time.monotonic() - began, 1), job.fingerprint
         write_record(made, outcome, title=job.notebook.title)
         if job.folder.exists():  # moved, not deleted here: whoever is killed now never leaves half a folder
@@ -248,11 +258,19 @@ def write_record(folder: Path, outcome: Outcome, *, title: str = "") -> None:
 
 
 def spawn(
-    notebook, made: Path, *, given: dict, runs: Path, workers: int = 1, timeout: float | None = None, stop=None
+    notebook,
+    made: Path,
+    *,
+    given: dict,
+    runs: Path,
+    workers: int = 1,
+    timeout: float | None = None,
+    stop=None,
+    start=execute_process.start,
 ) -> str:
-    """Execute a notebook in a child process; return ``ended``, ``timed out`` or ``interrupted``.
+    """Execute a notebook in a process of its own; return ``ended``, ``timed out`` or ``interrupted``.
 
-    The child ends itself, and its kernel, when the pipe to this process closes, even if this process is killed.
+    ``start`` is how such a process comes to be, see :func:`helpers.execute_process.starter`.
     """
     task = {"notebook": str(notebook.path), "executed": str(made / f"{notebook.name}.ipynb"), "given": given}
     env = {**os.environ, "COURSE_RUNS": str(runs), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -260,22 +278,15 @@ def spawn(
     if workers > 1:
         threads = str(max(1, settings.cores() // workers))
         env.update({name: threads for name in env if name.endswith(("_NUM_THREADS", "_INTRAOP_THREADS"))})
-    command = [sys.executable, "-m", "helpers.execute_child", json.dumps(task)]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}  # Ctrl-C is ours alone
-    deadline = time.monotonic() + (timeout or float("inf"))
     with open(made / "run.log", "wb") as log:
-        child = subprocess.Popen(command, stdout=log, env=env, cwd=notebook.path.parent, **pipes)
-        try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(0.2)
-                    return "ended"
-                if stop is not None and stop.is_set():
-                    return "interrupted"
-                if time.monotonic() > deadline:
-                    return "timed out"
-        finally:
-            child.stdin.close()  # the child stops at once when this pipe closes
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(10)
-            child.kill()
+        child = start(task, log=log, env=env, cwd=notebook.path.parent)
+    deadline = time.monotonic() + (timeout or float("inf"))
+    try:
+        while not child.ended(0.2):
+            if stop is not None and stop.is_set():
+                return "interrupted"
+            if time.monotonic() > deadline:
+                return "timed out"
+        return "ended"
+    finally:
+        child.let_go()

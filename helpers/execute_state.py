@@ -147,7 +147,7 @@ def _failure(folder: Path, name: str) -> Outcome:
                 return _error(name, number, output)
         # papermill calls all cells of a killed notebook completed, but only those that began have a start time
         started = number if cell["metadata"].get("papermill", {}).get("start_time") else started
-    if any("DeadKernelError" in line for line in lines):
+    if any("DeadKernelError" in line or "Kernel died before" in line for line in lines):
         return Outcome(name, "kernel died", "killed from outside, most often for want of memory", started)
     return Outcome(name, "not finished", "run.finish() was not reached")
 

@@ -7,6 +7,7 @@ policy in each forbids all else, whatever a cell or a sample name may contain.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 import os
@@ -84,17 +85,23 @@ def write(page: str, target: Path) -> bool:
     return True
 
 
+@functools.cache
+def _exporter():
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_name="basic", embed_images=True)
+
+
 def convert(notebook: Path, target: Path) -> None:
     """Turn an executed notebook into one self-contained page."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream":
                 output.text = re.sub(r"[^\n]*\r(?!\n|$)", "", output.text)  # a progress bar's last state is enough
-    fragment, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(content)
+    fragment, _ = _exporter().from_notebook_node(content)
     fragment = re.sub(r"<script\b.*?</script>", "", fragment, flags=re.S | re.I)
     title = content.metadata.get("course", {}).get("title", notebook.stem)
     back = '<p class="back"><a href="../index.html">&larr; report</a></p>'

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from conftest import write_notebook
-from helpers import execute, execute_refresh, execute_state, notebook, report
+from helpers import execute, execute_process, execute_refresh, execute_state, notebook, report
 from helpers.__main__ import main
 from helpers.messages import CourseError
 
@@ -32,6 +32,15 @@ KILL = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 LINES = "def raise_it():\n    raise ValueError('no <b>such</b> thing')\nraise_it()"
 
 
+BUSY = """import time
+kernel = get_ipython().kernel
+publish = kernel._publish_status
+def late(status, *rest, **named):  # as on a busy machine, the news that a cell has ended comes after its answer
+    if status == "idle":
+        del kernel._publish_status
+        time.sleep(5)
+    publish(status, *rest, **named)
+kernel._publish_status = late"""
 CLOSED = """import socket
 try:
     socket.create_connection(("192.0.2.1", 80), timeout=1)
@@ -57,11 +66,11 @@ def five(tmp_path_factory):
     books, out = home / "notebooks", home / "out"
     this_python = f"import sys\nassert sys.executable == {sys.executable!r}\n{CLOSED}"
     keep = "run.product('n', lambda path: path.write_text('3'), file='n.txt')\nrun.finish()"
-    write_notebook(books, "01_good", this_python, FIGURE, keep, promises=["n"])
+    write_notebook(books, "01_good", this_python, BUSY, FIGURE, keep, promises=["n"])
     write_notebook(books, "02_cell", LINES, "run.finish()")
     write_notebook(books, "03_killed", "x = 1", KILL, "run.finish()")
     write_notebook(books, "04_promise", "run.finish()", promises=["counts"])
-    write_notebook(books, "05_open_end", "x = 1")
+    write_notebook(books, "05_open_end", "import os, psutil\nprint(psutil.Process(os.getppid()).cmdline()[-1])")
     jobs = execute.plan(where=books, out=out)
     return types.SimpleNamespace(books=books, out=out, jobs=jobs, outcomes=execute.run(jobs, workers=2))
 
@@ -78,6 +87,8 @@ def test_each_way_of_failing_is_told_apart_and_the_rest_runs(five):
     assert not [line for line in left if "ipykernel" in line or "execute_child" in line]  # fault 64
     saved = nbformat.read(five.out / "03_killed" / "03_killed.ipynb", 4)  # why the notebook itself is not believed
     assert {cell.metadata.papermill.status for cell in saved.cells} == {"completed"}
+    saved = nbformat.read(five.out / "05_open_end" / "05_open_end.ipynb", 4)
+    assert sys.platform != "linux" or saved.cells[-1].outputs[0].text == "warm\n"  # its process was forked
 
 
 def _snapshot(folder: Path) -> dict:
@@ -188,21 +199,23 @@ def test_two_runners_on_one_folder_are_refused(five, tmp_path):  # fault 57
 
 
 # ---------------------------------------------------------------- trouble from outside
-def test_a_runner_that_is_killed_takes_its_kernel_along(five, tmp_path):  # fault 54
-    slow = "open('started', 'w').close()\nimport time\ntime.sleep(120)"
-    write_notebook(tmp_path / "books", "01_slow", slow, "run.finish()")
+@pytest.mark.parametrize("names", [["01_slow"], ["01_slow", "02_slow"]], ids=["alone", "forked"])
+def test_a_runner_that_is_killed_takes_its_kernels_along(five, tmp_path, names):  # fault 54
+    slow = "open(f'started {run.notebook.number}', 'w').close()\nimport time\ntime.sleep(120)"
+    for name in names:
+        write_notebook(tmp_path / "books", name, slow, "run.finish()")
     out = tmp_path / "out"
-    for name in ("01_slow", "01_good"):
+    for name in (*names, "01_good"):
         shutil.copytree(five.out / "01_good", out / name)
     before = _snapshot(out)
     code = "from helpers import execute\nfrom pathlib import Path\n"
-    code += f"execute.run(execute.plan(where=Path({str(tmp_path / 'books')!r}), out=Path({str(out)!r})))"
+    code += f"execute.run(execute.plan(where=Path({str(tmp_path / 'books')!r}), out=Path({str(out)!r})), workers=2)"
     runner = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "books" / "started").exists() and time.monotonic() < deadline:
+    while len(list((tmp_path / "books").glob("started*"))) < len(names) and time.monotonic() < deadline:
         time.sleep(0.1)
     family = psutil.Process(runner.pid).children(recursive=True)
-    assert len(family) >= 2  # the child and its kernel
+    assert len(family) >= 2 * len(names)  # each child and its kernel
     runner.kill()
     runner.wait()
     gone, alive = psutil.wait_procs(family, timeout=90)
@@ -213,12 +226,41 @@ def test_a_runner_that_is_killed_takes_its_kernel_along(five, tmp_path):  # faul
     assert not list(out.glob(".attempt-*"))
 
 
-def test_a_notebook_that_takes_too_long_is_stopped(tmp_path):
-    write_notebook(tmp_path / "books", "01_slow", "import time\ntime.sleep(300)")
-    began = time.monotonic()
-    (outcome,) = execute.run(execute.plan(where=tmp_path / "books", out=tmp_path / "out"), timeout=5)
-    assert outcome.kind == "timed out" and time.monotonic() - began < 20
-    assert not [child for child in psutil.Process().children() if "execute_child" in " ".join(child.cmdline())]
+@pytest.mark.parametrize("names", [["01_slow"], ["01_slow", "02_slow"]], ids=["alone", "forked"])
+def test_a_notebook_that_takes_too_long_is_stopped(tmp_path, names):
+    for name in names:
+        write_notebook(tmp_path / "books", name, "import time\ntime.sleep(300)")
+    outcomes = execute.run(execute.plan(where=tmp_path / "books", out=tmp_path / "out"), timeout=5, workers=2)
+    assert {outcome.kind for outcome in outcomes} == {"timed out"} and max(each.seconds for each in outcomes) < 100
+    left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [line for line in left if "ipykernel" in line or "execute_child" in line]
+
+
+def _task(tmp_path, *sources) -> dict:
+    path = write_notebook(tmp_path / "books", "01_x", *sources)
+    return {"notebook": str(path), "executed": str(tmp_path / "01_x.ipynb"), "given": {}}
+
+
+def test_without_the_process_that_is_forked_notebooks_run_all_the_same(tmp_path):
+    task = _task(tmp_path, "run.finish()")
+    env = {**os.environ, "COURSE_RUNS": str(tmp_path)}
+    with execute_process.starter(2) as start, open(tmp_path / "log", "wb") as log:
+        (warm,) = [child for child in psutil.Process().children() if child.cmdline()[-1] == "warm"]
+        warm.kill()
+        child = start(task, log=log, env=env, cwd=tmp_path / "books")
+        assert child.ended(60)
+        child.let_go()
+    assert (tmp_path / "latest" / "01_x" / "results.json").exists() and (tmp_path / "01_x.html").exists()
+
+
+def test_a_process_that_is_let_go_of_ends_also_where_it_does_not_listen(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute_process, "PATIENCE_S", 0.5)
+    with execute_process.starter(2) as start, open(tmp_path / "log", "wb") as log:
+        child = start(_task(tmp_path), log=log, env=dict(os.environ), cwd=tmp_path / "books")
+        os.kill(child.pid, signal.SIGSTOP)
+        assert not child.ended(0.1)
+        child.let_go()
+    assert not psutil.pid_exists(child.pid)  # killed, and nothing of it is left
 
 
 def test_an_interrupted_run_keeps_the_old_result(five, tmp_path):
