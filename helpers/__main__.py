@@ -134,18 +134,8 @@ def _batch(options) -> int:
 def _status(options) -> int:
     from helpers import batch
 
-    found = batch.status(options.folder)
-    for sample, state in found["samples"].items():
-        say(f"{sample:<28} {state}")
-    say(f"{len(found['samples']) - found['left']} of {len(found['samples'])} samples complete ({found['notebook']})")
-    if found["seconds"]:
-        middle, most = found["seconds"]
-        memory = f"{found['peak_mb'][0]:.0f} MB (at most {found['peak_mb'][1]:.0f})"
-        rest = f"one after the other the rest takes {found['left'] * middle / 60:.0f} min"
-        say(f"a sample takes {middle:.0f} s (at most {most:.0f}) and {memory}; {rest}")
-    if found["left"] and found["request"]:
-        job = found["request"]
-        say(f"on a cluster: {job['chunk']} a job, with {job['memory_mb']} MB and {job['minutes']} min")
+    for line in batch.lines(batch.status(options.folder)):
+        say(line)
     return 0
 
 
@@ -188,9 +178,10 @@ def _refresh(options) -> int:
 
 
 def _report(options) -> int:
-    from helpers import report
+    from helpers import batch, batch_report, report
 
-    say(f"report: {report.build(options.folder)}")
+    room = batch_report if (options.folder / batch.FILE).is_file() else report
+    say(f"report: {room.build(options.folder)}")
     return 0
 
 

@@ -7,7 +7,10 @@ missing, failed or stale, and a run that was killed leaves nothing that could be
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
 import os
 import shutil
 import statistics
@@ -17,7 +20,7 @@ from pathlib import Path
 from helpers import batch_engine, batch_table, execute, settings
 from helpers import notebook as notebooks
 from helpers.batch_engine import RETRY, Request
-from helpers.execute_state import fingerprint
+from helpers.execute_state import GOOD, fingerprint
 from helpers.messages import CourseError
 
 ENGINES = ("pool", "slurm", "kubernetes")
@@ -56,11 +59,15 @@ def plan(table: Path, number: str, *, common: dict | None = None, out: Path | No
     Raises
     ------
     CourseError
-        Anything wrong with the table, a parameter, or data and sections that are not there: all rows in one message.
+        Anything wrong with the table, a parameter, or data and sections that are not there: all rows in one message;
+        a folder that holds the batch of another notebook, whose results would be replaced one by one.
     """
     declared = notebooks.load(notebooks.find(number, where))
     rows = batch_table.read(table, declared, common=common)
     out = Path(out or settings.runs_dir() / "batch" / f"{Path(table).stem}-{declared.number}").resolve()
+    before = record(out / FILE).get("notebook", declared.name)
+    if before != declared.name:
+        raise CourseError(f"a batch of {before}", f"one of {declared.name}", "choose another --out", file=out)
     jobs, problems, known, asked = [], [], {}, {}
     for row in rows:
         try:
@@ -90,8 +97,15 @@ def _check_data(values: dict, asked: dict) -> None:
 
 
 def run(
-    batch: Batch, *, workers: int | None = None, retries: int = 1, fresh: bool = False, timeout=None, told=None,
-    engine: str = "pool", request: Request | None = None,
+    batch: Batch,
+    *,
+    workers: int | None = None,
+    retries: int = 1,
+    fresh: bool = False,
+    timeout=None,
+    told=None,
+    engine: str = "pool",
+    request: Request | None = None,
 ) -> list:
     """Run what is missing, failed or stale; return the outcomes in the order of the table.
 
@@ -147,8 +161,9 @@ def write(batch: Batch) -> None:
                for row, job in zip(batch.rows, batch.jobs)]  # fmt: skip
     content = {"notebook": batch.notebook.name, "folder": str(batch.notebook.path.parent), "samples": samples}
     draft = batch.folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(draft, batch.folder / FILE)
+    with batch_engine.writing(batch.folder):
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(draft, batch.folder / FILE)
 
 
 # ---------------------------------------------------------------- what has become of it
@@ -164,8 +179,10 @@ def read(folder: Path) -> dict:
     try:
         content = json.loads(place.read_text(encoding="utf-8"))
         where = str(content.get("folder") or notebooks.folder())
-        return {"notebook": str(content["notebook"]), "folder": where, "samples": list(content["samples"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        samples = [{"sample": str(item["sample"]), "patient": str(item["patient"]), "given": dict(item["given"])}
+                   for item in content["samples"]]  # fmt: skip
+        return {"notebook": str(content["notebook"]), "folder": where, "samples": samples}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CourseError("no batch", f"a folder with {FILE}", "give the folder of a batch", file=folder) from None
 
 
@@ -175,26 +192,78 @@ def status(folder: Path) -> dict:
     Returns
     -------
     dict
-        ``samples`` (name to ``complete``, ``running``, ``waiting`` or how it failed), ``seconds`` and ``peak_mb``
-        (median and largest of the complete ones; None where none is), ``left`` (samples not complete), ``request``
-        (what a job for them would ask a cluster for; None if the notebook is not there).
+        ``samples`` (name to ``complete``, ``stale``, ``waiting``, how it failed, ``running``, or what a cluster says of
+        it), ``seconds`` and ``peak_mb`` (median and largest of those that ended well; None where none did), ``left``
+        (samples that the next call would run), ``minutes`` (for those, as many at a time as run now; None if not
+        known), ``request`` (what a job for them would ask a cluster for; None if the notebook is not there).
     """
     folder = Path(folder)
     asked = read(folder)
     names = [item["sample"] for item in asked["samples"]]
-    running = {path.name.removeprefix(".attempt-").rpartition("-")[0] for path in folder.glob(".attempt-*")
-               if _alive(path.name.rpartition("-")[2])} | _on_cluster(folder)  # fmt: skip
-    kinds = {name: record(folder / name / "run.json").get("kind", "waiting") for name in names}
-    states = {name: "running" if name in running else kinds[name] for name in names}
-    found = {"notebook": asked["notebook"], "samples": states, **_needed(folder, names)}
-    found["left"] = sum(state != "complete" for state in states.values())
+    now = {**_on_cluster(folder), **dict.fromkeys(_running(folder), "running")}
+    states = {name: str(record(folder / name / "run.json").get("kind", "waiting")) for name in names}
     try:
-        declared = notebooks.load(notebooks.find(asked["notebook"][:2], asked["folder"]))
-        found["request"] = batch_engine.budget(declared, max(found["left"], 1), seconds=found["seconds"],
-                                               peak_mb=found["peak_mb"], jobs=CLUSTER_JOBS)  # fmt: skip
-    except CourseError:
-        found["request"] = None
+        declared = notebooks.load(notebooks.find(asked["notebook"], asked["folder"]))
+    except CourseError:  # results on a machine without the notebook
+        declared = None
+    states |= _due(declared, asked["samples"], folder, states) if declared else {}
+    states |= {name: state for name, state in now.items() if name in states}
+    left = sum(state != GOOD for state in states.values())
+    many = sum(state == "running" for state in states.values())
+    found = {"notebook": asked["notebook"], "samples": states, **_needed(folder, names), "left": left}
+    found["minutes"] = left * found["seconds"][0] / 60 / max(many, 1) if found["seconds"] else None
+    found["request"] = declared and batch_engine.budget(declared, max(left, 1), seconds=found["seconds"],
+                                                        peak_mb=found["peak_mb"], jobs=CLUSTER_JOBS)  # fmt: skip
     return found
+
+
+def lines(found: dict) -> list[str]:
+    """Return a :func:`status` in words: a line for each sample that is not complete, the counts, and the rest."""
+    states, total = found["samples"], len(found["samples"])
+    counts = {state: list(states.values()).count(state) for state in sorted(set(states.values()))}
+    said = [f"{name:<28} {state}" for name, state in states.items() if state != GOOD]
+    said += [", ".join(f"{count} {state}" for state, count in counts.items())]
+    said += [f"{counts.get(GOOD, 0)} of {total} samples complete ({found['notebook']})"]
+    if found["seconds"]:
+        (middle, most), (memory, highest) = found["seconds"], found["peak_mb"]
+        said += [f"a sample takes {middle:.0f} s (at most {most:.0f}) and {memory:.0f} MB (at most {highest:.0f})"]
+    if found["left"] and found["minutes"] is not None:
+        many = counts.get("running", 1)
+        how = f"{many} at a time, as now," if many > 1 else "one after the other"
+        said += [f"{how} the rest takes {found['minutes']:.0f} min"]
+    if found["left"] and found["request"]:
+        job = found["request"]
+        said += [f"on a cluster: {job['chunk']} a job, with {job['memory_mb']} MB and {job['minutes']} min"]
+    return said
+
+
+def _due(declared, samples, folder: Path, states: dict) -> dict:
+    """Return the samples that ended well and would yet run again: ``stale``, or ``waiting`` if an output is gone."""
+    due, known = {}, {}
+    for item in (item for item in samples if states[item["sample"]] == GOOD):
+        with contextlib.suppress(CourseError, OSError):  # data or model are not here: nobody can tell
+            values = notebooks.check_parameters(declared, item["given"])
+            print_ = fingerprint(declared, values, known)
+            state = execute.Job(declared, item["given"], values, folder / item["sample"], print_).state
+            due |= {item["sample"]: "stale" if state == "stale" else "waiting"} if state != "up to date" else {}
+    return due
+
+
+def _running(folder: Path) -> set:
+    """Return the samples at work on this machine: those whose attempts the holder of the folder has begun."""
+    holder = _holder(folder)
+    begun = [path.name.removeprefix(".attempt-").rpartition("-") for path in folder.glob(".attempt-*")]
+    return {name for name, _, process in begun if holder and process == holder}
+
+
+def _holder(folder: Path) -> str:
+    """Return the process that holds the lock of a folder; none does after a kill, whoever has its number now."""
+    with contextlib.suppress(OSError), open(folder / ".lock", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for the moment until it closes
+        except BlockingIOError:
+            return stream.read().strip()
+    return ""
 
 
 def _needed(folder: Path, names) -> dict:
@@ -202,22 +271,23 @@ def _needed(folder: Path, names) -> dict:
     seconds, peaks = [], []
     for name in names:
         ended = record(folder / name / "run.json")
-        if ended.get("kind") == "complete":
-            seconds.append(float(ended.get("seconds", 0)))
-            peaks.append(float(record(folder / name / "results.json").get("peak_mb", 0)))
+        if ended.get("kind") == GOOD:
+            seconds.append(number(ended.get("seconds")) or 0.0)
+            peaks.append(number(record(folder / name / "results.json").get("peak_mb")) or 0.0)
     return {name: (statistics.median(values), max(values)) if values else None
             for name, values in (("seconds", seconds), ("peak_mb", peaks))}  # fmt: skip
 
 
-def _on_cluster(folder: Path) -> set:
+def _on_cluster(folder: Path) -> dict:
+    """Return what the cluster says of samples it has (see :func:`helpers.batch_engine.states`)."""
     home = folder / batch_engine.HOME
-    token = record(home / "engine.json").get("token")
-    if not token:
-        return set()
+    if not home.is_dir():
+        return {}
     from helpers import batch_engine_slurm
 
-    jobs = batch_engine_slurm.queue(str(token))
-    return batch_engine.running(home, None if jobs is None else set(jobs))
+    with contextlib.suppress(CourseError):  # the plan of its jobs is gone
+        return batch_engine_slurm.states(home)
+    return {}
 
 
 def record(path: Path) -> dict:
@@ -229,7 +299,9 @@ def record(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _alive(pid: str) -> bool:
-    import psutil
-
-    return pid.isdigit() and psutil.pid_exists(int(pid))
+def number(value) -> float | None:
+    """Return a finite number of a JSON file, else None: words, lists and truth values are none."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, (bool, str)) and math.isfinite(value):
+            return float(value)
+    return None

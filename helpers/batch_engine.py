@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -101,10 +102,20 @@ def refuse_folder(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- the plan of a run
-def write_plan(jobs, home: Path, *, chunk: int, fresh: bool = False, timeout=None) -> dict:
-    """Write what each job of the cluster has to do, in one step; return it, with ``began``.
+@contextlib.contextmanager
+def writing(folder: Path):
+    """Turn a full disk or a folder that may not be written into a CourseError."""
+    try:
+        yield
+    except OSError as problem:
+        fix = "free some disk, or choose another --out"
+        raise CourseError(problem.strerror or str(problem), "room and rights to write", fix, file=folder) from problem
 
-    ``began`` is the time of the file, by the clock of the file system that all nodes share.
+
+def write_plan(jobs, home: Path, *, chunk: int, fresh: bool = False, timeout=None) -> dict:
+    """Write what each job of the cluster has to do, in one step; return it.
+
+    ``before`` holds when each sample ended before this run (see :func:`ended`).
     """
     if not jobs:
         raise CourseError("no samples", "samples to run", "nothing is left to do")
@@ -117,22 +128,32 @@ def write_plan(jobs, home: Path, *, chunk: int, fresh: bool = False, timeout=Non
         "chunks": [labels[place : place + chunk] for place in range(0, len(labels), chunk)],
         "jobs": {job.label: {"given": job.given, "parameters": job.parameters, "fingerprint": job.fingerprint}
                  for job in jobs},
+        "before": {job.label: _when(job.folder) for job in jobs},
     }  # fmt: skip
     home.mkdir(parents=True, exist_ok=True)
     draft = home / f".{PLAN}.{os.getpid()}"
     draft.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     os.replace(draft, home / PLAN)
-    return {**plan, "began": (home / PLAN).stat().st_mtime_ns}
+    return plan
 
 
-def ended(folder: Path, began: int) -> tuple[int, Outcome] | None:
-    """Return when and how a sample ended since ``began`` (ns), or None."""
-    path = folder / "run.json"
+def _when(folder: Path) -> int | None:
     try:
-        when = path.stat().st_mtime_ns
-        if when < began:
+        return (folder / "run.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def ended(folder: Path, before: int | None) -> tuple[int, Outcome] | None:
+    """Return when (ns) and how a sample ended, or None if its record is still that of ``before`` (None: it had none).
+
+    Times are compared for being the same only: the clocks of nodes and of this machine may differ by any amount.
+    """
+    try:
+        when = _when(folder)
+        if when == before:
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         fields = ("notebook", "kind", "reason", "cell", "seconds", "fingerprint")
         return when, Outcome(**{name: record[name] for name in fields})
     except (OSError, ValueError, KeyError, TypeError):
@@ -173,8 +194,8 @@ def run_chunk(plan_file: Path, number: int) -> int:
     again = 0
     for label in plan["chunks"][number]:
         job = execute.Job(declared, folder=Path(plan["folder"]) / label, **plan["jobs"][label])
-        before = ended(job.folder, plan["began"])
-        if before and before[1].kind not in RETRY:
+        found = ended(job.folder, plan["before"][label])
+        if found and found[1].kind not in RETRY:
             continue
         if not plan["fresh"] and job.state == "up to date":
             continue
@@ -196,7 +217,7 @@ def run_chunk(plan_file: Path, number: int) -> int:
 
 def _read_plan(path: Path) -> dict:
     try:
-        return {**json.loads(path.read_text(encoding="utf-8")), "began": path.stat().st_mtime_ns}
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise CourseError(f"no plan ({problem})", PLAN, "start it by `helpers batch`", file=path) from None
 
@@ -224,12 +245,42 @@ def _fit_threads(environ=os.environ) -> None:
             environ[name] = str(min(int(environ[name]), here))
 
 
-def running(home: Path, alive: set | None = None) -> set:
-    """Return the samples that jobs of the cluster are at; ``alive`` holds the ids of its jobs, if it could be asked."""
-    found = set()
+def states(home: Path, jobs: dict | None) -> dict:
+    """Return what the cluster is at: sample to ``queued``, ``running``, ``suspended``, or ``unknown`` with the reason.
+
+    Parameters
+    ----------
+    jobs
+        Jobs of the batch that SLURM has, id to (state, reason, nodes, comment); None if it does not answer. Samples
+        that have ended, or of which no job knows, are left out.
+    """
+    plan, found = _read_plan(home / PLAN), {}
+
+    def left(labels):
+        return [label for label in labels if not ended(home.parent / label, plan["before"].get(label))]
+
+    for number, (state, _, _, comment) in (jobs or {}).items():
+        chunk = chunk_of(comment)
+        if chunk is None or chunk >= len(plan["chunks"]) or state == "COMPLETING":
+            continue
+        found |= dict.fromkeys(left(plan["chunks"][chunk]), "queued")
+        if state in ("RUNNING", "SUSPENDED"):
+            found |= {label: state.lower() for label, job in _notes(home) if job == number}
+    if jobs is None:
+        found = dict.fromkeys(left(label for label, _ in _notes(home)), "unknown (SLURM does not answer)")
+    return found
+
+
+def chunk_of(comment: str) -> int | None:
+    """Return the chunk that a job was sent for, by the comment that Snakemake gave it."""
+    found = re.search(r"_(\d+)$", comment)
+    return int(found[1]) if found else None
+
+
+def _notes(home: Path) -> list:
+    found = []
     for path in (home / NOW).glob("*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(path.read_text(encoding="utf-8"))
-            if alive is None or note["job"] in alive:
-                found.add(note["sample"])
+            found.append((note["sample"], note["job"]))
     return found

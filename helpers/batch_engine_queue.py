@@ -11,8 +11,10 @@ import time
 from helpers.messages import CourseError, note
 
 HOPELESS = {
-    "AccountNotAllowed", "AssocMaxCpuPerJobLimit", "BadConstraints", "PartitionConfig", "PartitionNodeLimit",
-    "PartitionTimeLimit", "QOSMaxMemoryPerJob", "QOSMaxWallDurationPerJobLimit", "QOSNotAllowed",
+    "AccountNotAllowed", "AssocMaxCpuPerJobLimit", "AssocMaxMemPerJob", "AssocMaxNodePerJobLimit",
+    "AssocMaxWallDurationPerJobLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionConfig",
+    "PartitionNodeLimit", "PartitionTimeLimit", "QOSMaxCpuPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxNodePerJobLimit",
+    "QOSMaxWallDurationPerJobLimit", "QOSNotAllowed",
 }  # fmt: skip
 """Reasons to wait that no time mends."""
 

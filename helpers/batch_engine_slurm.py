@@ -67,9 +67,9 @@ def clear(home: Path) -> str:
 
     home.mkdir(parents=True, exist_ok=True)
     state = record(home / STATE)
-    token = state.get("token", "")
-    if not re.fullmatch(r"course-[0-9a-f]{12}", token):
-        token = f"course-{os.urandom(6).hex()}"
+    token = token_of(home)
+    if not token:
+        state, token = {}, f"course-{os.urandom(6).hex()}"
     for process in _snakemakes(home):
         note(f"an earlier Snakemake (process {process.pid}) is ended")
         _end(process)
@@ -85,14 +85,36 @@ def clear(home: Path) -> str:
     return token
 
 
+def token_of(home: Path) -> str:
+    """Return the beginning of the names of this batch's jobs; an empty word if it has none.
+
+    A copy of a batch's folder has none: the jobs are those of the folder it was copied from.
+    """
+    from helpers.batch import record
+
+    state = record(home / STATE)
+    token, other = str(state.get("token", "")), Path(state.get("home", home))
+    copied = record(other / STATE).get("token") == token and not other.samefile(home)
+    return token if re.fullmatch(r"course-[0-9a-f]{12}", token) and not copied else ""
+
+
+def states(home: Path) -> dict:
+    """Return what the cluster is at (see :func:`helpers.batch_engine.states`); nothing if none was ever asked."""
+    token = token_of(home)
+    return batch_engine.states(home, queue(token)) if token else {}
+
+
 def _snakemakes(home: Path) -> list:
+    """Return the Snakemakes of a batch; one whose folder was moved is known by the folder it works in."""
     import psutil
 
-    found, own = [], str(home / "profile")
+    found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "snakemake" in words and own in words and "--profile" in words:
-            found.append(process)
+        if "snakemake" in words and "--profile" in words:
+            with contextlib.suppress(psutil.Error):
+                if str(home / "profile") in words or process.cwd() == str(home):
+                    found.append(process)
     return found
 
 
@@ -137,24 +159,31 @@ def run(jobs: list, *, request: Request, budget: dict, fresh=False, timeout=None
         todo = [job for job in jobs if fresh or job.state != "up to date"]
         if not todo:
             return [Outcome(job.notebook.name, GOOD, skipped=True) for job in jobs]
-        plan = batch_engine.write_plan(todo, home, chunk=budget["chunk"], fresh=fresh, timeout=timeout)
-        _write_files(home, plan, request, budget, workers, token)
+        with batch_engine.writing(folder):
+            plan = batch_engine.write_plan(todo, home, chunk=budget["chunk"], fresh=fresh, timeout=timeout)
+            _write_files(home, plan, request, budget, workers, token)
+        past = queue(token, past=True) or {}
         told_end = _drive(todo, plan, home, token, request, told)
-        why = _explain(plan, home, token, told_end)
-    outcomes = []
-    for job in jobs:
-        if job.label not in plan["jobs"]:
-            outcomes.append(Outcome(job.notebook.name, GOOD, skipped=True))
-            continue
-        found = batch_engine.ended(job.folder, plan["began"])
-        outcome = found[1] if found else Outcome(job.notebook.name, "not finished", why[job.label])
-        if not found:
-            with contextlib.suppress(OSError):
-                batch_engine.put_record(job, outcome)
-            if told:
-                told(job, outcome)
-        outcomes.append(outcome)
-    return outcomes
+        why = _explain(plan, home, queue(token, past=True) or {}, past, told_end)
+        return [_outcome(job, plan, why, told) for job in jobs]
+
+
+def _outcome(job, plan: dict, why: dict, told) -> Outcome:
+    """Return how a sample ended; one that has no news gets a record, but never in the place of whole results."""
+    from helpers.batch import record
+
+    if job.label not in plan["jobs"]:
+        return Outcome(job.notebook.name, GOOD, skipped=True)
+    found = batch_engine.ended(job.folder, plan["before"][job.label])
+    if found:
+        return found[1]
+    outcome = Outcome(job.notebook.name, "not finished", why[job.label])
+    if record(job.folder / "run.json").get("kind") != GOOD:
+        with contextlib.suppress(OSError):
+            batch_engine.put_record(job, outcome)
+    if told:
+        told(job, outcome)
+    return outcome
 
 
 def _write_files(home: Path, plan: dict, request: Request, budget: dict, workers: int, token: str) -> None:
@@ -165,7 +194,7 @@ def _write_files(home: Path, plan: dict, request: Request, budget: dict, workers
     text = batch_engine_files.slurm_profile(home, jobs=workers, poll=poll, token=token)
     (home / "profile" / "config.yaml").write_text(text, encoding="utf-8")
     draft = home / f".{STATE}"
-    draft.write_text(json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8")
+    draft.write_text(json.dumps({"token": token, "home": str(home), "host": socket.gethostname()}), encoding="utf-8")
     os.replace(draft, home / STATE)
 
 
@@ -202,7 +231,7 @@ def _follow(child, todo, plan, home, token, request, told) -> str:
                 before = seen.get(job.label)
                 if before and before[1].kind not in batch_engine.RETRY:
                     continue  # it stays as it is: nobody tries it again
-                found = batch_engine.ended(job.folder, plan["began"])
+                found = batch_engine.ended(job.folder, plan["before"][job.label])
                 if found and (before is None or before[0] != found[0]):
                     seen[job.label], sign = found, time.monotonic()
                     if told:
@@ -213,7 +242,7 @@ def _follow(child, todo, plan, home, token, request, told) -> str:
                 answered = now
                 states = [state for state, *_ in jobs.values()]
                 count["running"] = sum(state in ("RUNNING", "COMPLETING") for state in states)
-                count["waiting"] = sum(state in ("PENDING", "CONFIGURING") for state in states)
+                count["waiting"] = len(states) - count["running"]  # queued, suspended, starting
             good = sum(outcome.good for _, outcome in seen.values())
             count["done"], count["failed"] = good, len(seen) - good
             if sys.stderr.isatty() or (len(seen), count) != shown:  # a file of the output gets a line for each change
@@ -238,14 +267,13 @@ def _all_done(plan: dict, home: Path) -> bool:
     return all(str(number) in done for number in range(len(plan["chunks"])))
 
 
-def _explain(plan: dict, home: Path, token: str, watchdog: str) -> dict:
-    """Return for each sample why it may have no record: what its job said, its last state, or Snakemake's complaint."""
-    jobs = queue(token, past=True) or {}
-    last = {}
-    for number in sorted(jobs, key=lambda word: int(re.sub(r"\D.*", "", word) or 0)):
-        chunk = re.search(r"_(\d+)$", jobs[number][3])
-        if chunk:
-            last[int(chunk[1])] = number
+def _explain(plan: dict, home: Path, jobs: dict, past: dict, watchdog: str) -> dict:
+    """Return for each sample why it may have no record: what its job said, its last state, or Snakemake's complaint.
+
+    ``past`` are jobs of earlier runs of this batch.
+    """
+    own = sorted(set(jobs) - set(past), key=lambda word: int(re.sub(r"\D.*", "", word) or 0))
+    last = {batch_engine.chunk_of(jobs[number][3]): number for number in own}
     log = (home / "snakemake.log").read_text(errors="replace")
     told = re.findall(r"^(?:sbatch: error: .*|.*(?:sbatch failed|WorkflowError|Error:).*(?:\n +.*)?)", log, re.M)
     word = watchdog or (" ".join(told[0].split()) if told else "no job was sent; see cluster/snakemake.log")
@@ -256,8 +284,8 @@ def _explain(plan: dict, home: Path, token: str, watchdog: str) -> dict:
         for path in home.glob(f"logs/*/*/{number}.log") if number else ():
             lines = path.read_text(errors="replace")
         for sample in chunk:
-            own = re.findall(rf"^{re.escape(sample)}: (.*)$", lines, re.M)
-            why[sample] = own[-1] if own else _state(number, jobs) if number else word
+            said = re.findall(rf"^{re.escape(sample)}: (.*)$", lines, re.M)
+            why[sample] = said[-1] if said else _state(number, jobs) if number else word
     return why
 
 

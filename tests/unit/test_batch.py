@@ -1,13 +1,17 @@
 """A batch: the table is checked whole; one failing sample stops no other; a second call redoes only what is due."""
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,8 @@ from helpers import (
     batch_engine_queue,
     batch_engine_slurm,
     batch_report,
+    batch_report_page,
+    batch_report_table,
     batch_table,
     execute,
     execute_state,
@@ -115,26 +121,213 @@ def test_status_says_what_is_done_and_what_the_rest_needs(cohort):
         batch.status(cohort.home)
 
 
+def test_what_would_run_again_is_not_called_complete(cohort, books, tmp_path, monkeypatch):
+    out = shutil.copytree(cohort.out, tmp_path / "out")
+    (out / "a_2" / "n.txt").unlink()
+    assert list(batch.status(out)["samples"].values()) == ["complete", "waiting", "cell failed", "complete"]
+    monkeypatch.setattr(execute_state, "code_print", lambda root=None: [2])
+    found = batch.status(out)
+    assert list(found["samples"].values()) == ["stale", "stale", "cell failed", "stale"] and found["left"] == 4
+    page = batch_report.build(out).read_text()
+    assert "0 of 4 samples complete" in page and "3 stale" in page and batch_report_table.CHANGED in page
+    batch.write(dataclasses.replace(cohort.planned, folder=out, notebook=dataclasses.replace(
+        cohort.planned.notebook, path=tmp_path / "gone" / "01_good.ipynb")))  # fmt: skip
+    found = batch.status(out)  # results looked at where the notebook is not
+    assert list(found["samples"].values())[0] == "complete" and found["request"] is None
+
+
+def test_only_a_process_that_holds_the_folder_runs_anything(cohort, tmp_path):
+    out = shutil.copytree(cohort.out, tmp_path / "out")
+    (out / f".attempt-b-{os.getpid()}").mkdir()  # left by a driver that was killed; its number is another's now
+    (out / ".attempt-a_1-1").mkdir()
+    assert "running" not in batch.status(out)["samples"].values()
+    with execute.lock(out):
+        found = batch.status(out)
+        assert found["samples"] == {**batch.status(cohort.out)["samples"], "b": "running"} and found["left"] == 1
+        with pytest.raises(CourseError, match="another run"), execute.lock(out):
+            pass  # asking did not free it
+    with execute.lock(out):
+        pass
+
+
+def test_what_a_cluster_is_at_is_told(cohort, tmp_path, monkeypatch):
+    out = shutil.copytree(cohort.out, tmp_path / "out")
+    (out / "cluster").mkdir()
+    assert batch.status(out)["samples"] == batch.status(cohort.out)["samples"]  # no job was ever sent
+    now = {"b": "queued", "c": "unknown (SLURM does not answer)", "gone": "running"}
+    monkeypatch.setattr(batch_engine_slurm, "states", lambda home: now)
+    assert list(batch.status(out)["samples"].values()) == ["complete", "complete", *list(now.values())[:2]]
+    page = batch_report.build(out).read_text()
+    assert '<li class="pill ">1 queued</li>' in page and "What failed" not in page
+    (out / "cluster" / "engine.json").write_text('{"token": "course-0123456789ab"}')
+    monkeypatch.undo()
+    monkeypatch.setattr(batch_engine_slurm, "queue", lambda token: {})
+    assert batch.status(out)["samples"]["b"] == "cell failed"  # jobs were sent, their plan is gone
+
+
+def test_status_in_words():
+    states = {"a": "complete", "b": "running", "c": "running", "d": "waiting"}
+    found = {"notebook": "01_x", "samples": states, "seconds": (60.0, 90.0), "peak_mb": (100.0, 120.0), "left": 3,
+             "minutes": 1.5, "request": {"chunk": 2, "memory_mb": 900, "minutes": 4}}  # fmt: skip
+    said = "\n".join(batch.lines(found))
+    assert "1 complete, 2 running, 1 waiting" in said and "1 of 4 samples complete (01_x)" in said
+    assert "2 at a time, as now, the rest takes 2 min" in said and "60 s (at most 90) and 100 MB (at most 120)" in said
+    assert said.startswith(f"{'b':<28} running\n{'c':<28} running\n{'d':<28} waiting\n1 complete")  # no line for a
+    assert "one after the other" in "\n".join(batch.lines({**found, "samples": {"d": "waiting"}}))
+    nothing = {**found, "seconds": None, "peak_mb": None, "minutes": None, "request": None}
+    assert len(batch.lines(nothing)) == 3 + 2
+
+
+def test_a_folder_of_another_notebook_is_refused(cohort, tmp_path):
+    home = tmp_path / "notebooks"
+    write_notebook(home, "02_other", "run.finish()")
+    before = (cohort.out / batch.FILE).read_bytes()
+    with pytest.raises(CourseError, match="a batch of 01_good"):
+        batch.plan(table(tmp_path, "sample\na_1\n"), "02", out=cohort.out, where=home)
+    assert (cohort.out / batch.FILE).read_bytes() == before
+
+
 def test_the_page_counts_patients_and_names_failures(cohort):
     page = batch_report.build(cohort.out).read_text(encoding="utf-8")
     assert "3 of 4 samples complete" in page and "3 patients" in page
     assert "code cell 3" in page and "this sample is bad" in page and "a_1/01_good.html" in page
-    assert page.count("data:image/jpeg") == 3 and "://" not in page
+    assert page.count("data:image/jpeg") == 3 and "://" not in page and "2 of them with a complete" in page
     saved = pd.read_parquet(cohort.out / "cohort.parquet")
-    plain = pd.read_csv(cohort.out / "cohort.csv").fillna({"reason": "", "MODE": ""})
+    plain = pd.read_csv(cohort.out / "cohort.csv").fillna({"reason": "", "MODE": "", "odd": ""})
     pd.testing.assert_frame_equal(saved.fillna({"MODE": ""}), plain, check_dtype=False)
     assert saved.set_index("sample").loc["a_2", ["SIZE", "metric: size"]].tolist() == [2.0, 2.0]
     assert batch_report.build(cohort.out).read_text(encoding="utf-8") == page
 
 
-def test_a_name_or_message_cannot_put_code_into_the_page(cohort, tmp_path):
-    (tmp_path / "s").mkdir()
-    asked = {"notebook": "01_x", "samples": [{"sample": "s", "patient": "<img src=x>", "given": {}}]}
-    (tmp_path / batch.FILE).write_text(json.dumps(asked))
-    (tmp_path / "s" / "run.json").write_text(json.dumps({"kind": "cell failed", "reason": "<script>x</script>"}))
+# ---------------------------------------------------------------- what the page of a cohort says
+def put(folder: Path, samples: dict, *, patients: dict | None = None) -> Path:
+    """Write a batch folder by hand: sample to (run.json, results.json), either may be None."""
+    asked = [{"sample": name, "patient": (patients or {}).get(name, name), "given": {}} for name in samples]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / batch.FILE).write_text(json.dumps({"notebook": "99_x", "samples": asked}))
+    for name, files in samples.items():
+        (folder / name).mkdir(exist_ok=True)
+        for file, content in zip(("run.json", "results.json"), files):
+            if content is not None:
+                (folder / name / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def measured(**metrics):
+    """A sample that is complete, with some metrics."""
+    return {"kind": "complete", "seconds": 1.0}, {"verdicts": [], "metrics": metrics, "figures": [], "peak_mb": 9}
+
+
+def draw(folder: Path, file: str, colour: str) -> None:
+    """Write a picture of one colour."""
+    from PIL import Image
+
+    (folder / file).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (300, 100), colour).save(folder / file)
+
+
+def test_a_name_or_message_cannot_put_code_into_the_page(tmp_path):
+    put(tmp_path, {"s": ({"kind": "cell failed", "reason": "<script>x</script>"}, measured(**{"<b>": 1})[1])},
+        patients={"s": "<img src=x>"})  # fmt: skip
     page = batch_report.build(tmp_path).read_text()
-    assert "<img src=x>" not in page and "<script>x" not in page and page.count("<script>") == 1
+    assert "<img src=x>" not in page and "<script>x" not in page and "<b>" not in page and page.count("<script>") == 1
     assert "script-src 'sha256-" in page and "unsafe-inline'; script-src" in page
+
+
+def test_a_spreadsheet_is_given_no_formula(tmp_path):
+    words = "=HYPERLINK(0)"
+    put(tmp_path, {"s": ({"kind": "cell failed", "reason": "@SUM(1)"}, None), "t": measured(depth=-3.5)},
+        patients={"s": words, "t": "+1"})  # fmt: skip
+    batch_report.build(tmp_path)
+    plain = pd.read_csv(tmp_path / "cohort.csv")
+    assert plain["patient"].tolist() == [f"'{words}", "'+1"] and plain["reason"][0] == "'@SUM(1)"
+    assert plain["metric: depth"][1] == -3.5  # a number is no formula
+    assert pd.read_parquet(tmp_path / "cohort.parquet")["patient"].tolist() == [words, "+1"]
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        "[]", "{", "null", '{"verdicts": null, "metrics": [1], "figures": 3, "peak_mb": "much"}',
+        '{"verdicts": [1, {"value": 2}, {"name": "v", "value": "high", "pass": 1}], "metrics": {"x": "a", "y": true}}',
+        '{"metrics": {"x": NaN, "y": Infinity, "z": 1' + "0" * 400 + '}, "figures": [{"name": "a"}, {"file": "b"}]}',
+    ],
+)  # fmt: skip
+def test_an_odd_file_of_one_sample_costs_no_other(tmp_path, results):
+    ended = {"kind": "cell failed", "cell": "three", "seconds": "long", "reason": "\ud800"}
+    put(tmp_path, {"odd": (ended, results), "good": measured(x=1.5), "bare": ({"kind": "complete"}, results)})
+    assert "2 of 3 samples complete" in batch_report.build(tmp_path).read_text()
+    assert pd.read_csv(tmp_path / "cohort.csv").set_index("sample").loc["good", "metric: x"] == 1.5
+
+
+def test_the_page_of_a_batch_that_has_only_begun(tmp_path):
+    put(tmp_path, {"a": (None, None), "b": (None, None)})
+    page = batch_report.build(tmp_path).read_text()
+    assert "0 of 2 samples complete" in page and "2 waiting" in page and "<details" not in page
+    (tmp_path / batch.FILE).write_text('{"notebook": "99_x", "samples": [{"sample": "a"}]}')
+    with pytest.raises(CourseError, match="no batch"):
+        batch_report.build(tmp_path)
+
+
+def test_a_patient_with_many_samples_counts_once(tmp_path):
+    samples = {"a1": 10.0, "a2": 30.0, "a3": 20.0, "b": 1.0, "c": 2.0}
+    who = dict.fromkeys(("a1", "a2", "a3"), "A")
+    put(tmp_path, {name: measured(depth=value) for name, value in samples.items()}, patients=who)
+    found = batch_report_table.spread(batch_report_table.table(tmp_path))["metric: depth"]
+    assert (found["samples"], found["patients"]) == (5, 3) and sorted(found["means"]) == [1.0, 2.0, 20.0]
+    assert found["quantiles"].tolist() == [1.0, 1.5, 2.0, 11.0, 20.0]
+    page = batch_report.build(tmp_path).read_text()
+    assert "5 of 5 samples complete &middot; 3 patients, 3 of them" in page and "1.5 to 11" in page
+
+
+def test_a_thousand_rows_are_laid_out_in_parts_and_failures_are_put_together(tmp_path):
+    why = {"kind": "cell failed", "cell": 2, "reason": "no tissue"}
+    samples = {f"s{n:03d}": measured(depth=100 + n % 7, area=5.0 + n % 3) for n in range(batch_report_page.FIRST + 20)}
+    samples |= {"s001": (why, None), "s002": ({**why, "cell": 5}, None), "s003": measured(depth=2.0, area=6.0)}
+    page = batch_report.build(put(tmp_path, samples, patients={"s001": "P", "s002": "P"})).read_text()
+    assert page.count('class="hide"') == 20 and page.count('<tr id="s-') == batch_report_page.FIRST + 20
+    assert "What failed: 2 samples, for 1 reason<" in page and "code cell 2, 5: no tissue" in page
+    assert '<a href="#s-s001">s001</a>, <a href="#s-s002">s002</a>' in page
+    assert "What is odd: 1 sample, in 1 number<" in page and "&#9670; depth low" in page and "1 low" in page
+    assert '<option value="scell failed">cell failed (2)</option>' in page and ">odd: depth (1)</option>" in page
+    assert batch_report_table.table(tmp_path).set_index("sample")["odd"]["s003"] == "depth low"
+
+
+def test_a_verdict_that_fails_is_marked_and_can_be_asked_for(tmp_path):
+    verdicts = [{"name": "a", "value": 1, "pass": True}, {"name": "b", "value": 0.25, "pass": False}]
+    results = {"verdicts": verdicts, "metrics": {}, "figures": []}
+    page = batch_report.build(put(tmp_path, {"s": ({"kind": "verdict failed", "reason": "b"}, results)})).read_text()
+    assert '<td class="num fail" data-n="b">0.25</td>' in page and '<td class="num">1</td>' in page
+    assert '<option value="f1">fails: b (1)</option>' in page and 'data-k="f1|fail|plain|sverdict failed"' in page
+    assert "0 of 1" in page and "1 of 1" in page  # samples that pass b, and a
+    assert pd.read_parquet(tmp_path / "cohort.parquet")[["passed: a", "passed: b"]].values.tolist() == [[True, False]]
+
+
+def test_the_picture_is_the_cover_then_a_map_then_the_first():
+    drawn = [{"name": name, "file": f"{name}.png"} for name in ("overlay", "slide", "maps", "cover")]
+    picked = [batch_report.choose(drawn[:count]).get("name") for count in range(5)]
+    assert picked == [None, "overlay", "slide", "maps", "cover"]
+
+
+def test_pictures_are_made_small_once_and_a_broken_one_costs_only_itself(tmp_path, monkeypatch):
+    figures = {"verdicts": [], "metrics": {}, "figures": [{"name": "cover", "file": "figures/c.png", "alt": "A map"}]}
+    put(tmp_path, dict.fromkeys("abc", ({"kind": "complete"}, figures)))
+    for name, colour in (("a", "red"), ("b", "blue")):
+        draw(tmp_path / name, "figures/c.png", colour)
+    draw(tmp_path / "b", "figures/c.png", "blue")
+    whole = (tmp_path / "b" / "figures" / "c.png").read_bytes()
+    (tmp_path / "b" / "figures" / "c.png").write_bytes(whole[:60] + b"x" * 20 + whole[80:])
+    huge = whole[:16] + struct.pack(">II", 60_000, 60_000) + whole[24:29]  # what Pillow refuses as a bomb
+    draw(tmp_path / "c", "figures/c.png", "black")
+    (tmp_path / "c" / "figures" / "c.png").write_bytes(huge + struct.pack(">I", zlib.crc32(huge[12:])) + whole[33:])
+    first = batch_report.build(tmp_path).read_text()
+    assert first.count("data:image/jpeg") == 1 and 'href="a/figures/c.png"><img' in first and 'alt="A map"' in first
+    made = []
+    small = batch_report.thumbnail
+    monkeypatch.setattr(batch_report, "thumbnail", lambda file, side: made.append(file.parts[-3]) or small(file, side))
+    assert batch_report.build(tmp_path).read_text() == first and made == []
+    draw(tmp_path / "b", "figures/c.png", "green")
+    assert batch_report.build(tmp_path).read_text().count("data:image/jpeg") == 2 and made == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +384,9 @@ def test_paths_are_seen_from_the_table(tmp_path):
 
 def test_a_value_far_from_the_others_is_an_outlier():
     values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 5.0, np.nan])
-    assert batch_report.outliers(values).tolist() == [False] * 5 + [True, False]
-    assert not batch_report.outliers([1, 1, 1, 1, 1, 2]).any()  # most agree exactly: no scale to judge by
-    assert not batch_report.outliers([1, 2, 100]).any()  # too few
+    assert batch_report_table.outliers(values).tolist() == [False] * 5 + [True, False]
+    assert not batch_report_table.outliers([1, 1, 1, 1, 1, 2]).any()  # most agree exactly: no scale to judge by
+    assert not batch_report_table.outliers([1, 2, 100]).any()  # too few
 
 
 def test_killed_at_any_moment_nothing_half_written_is_taken_for_a_result(books, tmp_path):
@@ -274,9 +467,11 @@ def test_a_job_is_tried_again_only_where_memory_was_short_and_redoes_nothing(sen
     before = {path: path.stat().st_mtime_ns for path in sent.out.glob("[ab]/run.json")}
     assert sent.errand(1).returncode == 0 and (sent.out / "c" / "n.txt").read_text() == "3.0"
     assert sent.errand(0).stdout == "" and before == {path: path.stat().st_mtime_ns for path in before}
-    kinds = [batch_engine.ended(job.folder, sent.plan["began"])[1].kind for job in sent.planned.jobs]
+    known = sent.plan["before"]
+    kinds = [batch_engine.ended(job.folder, known[job.label])[1].kind for job in sent.planned.jobs]
     assert kinds == ["complete", "cell failed", "complete"]
-    assert batch_engine.ended(sent.out / "a", time.time_ns()) is None  # what ended before a run is no news of it
+    when = (sent.out / "a" / "run.json").stat().st_mtime_ns
+    assert batch_engine.ended(sent.out / "a", when) is None  # what ended before a run is no news of it
     assert not list(sent.home.glob("now/*")) and not list(sent.out.glob(".attempt-*"))
 
 
