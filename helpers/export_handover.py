@@ -231,8 +231,8 @@ def _dense(values):
 
 
 def vitessce(
-    table, *, name: str, url: str, image_url: str | None = None, labels=(), embeddings=(), spot_radius_px: float,
-    gene: str | None = None, description: str = "",
+    table, *, name: str, url: str, image_url: str | None = None, image_mpp: float | None = None, labels=(),
+    embeddings=(), spot_radius_px: float, gene: str | None = None, description: str = "",
 ) -> dict:  # fmt: skip
     """Return a Vitessce view configuration of a table written by :func:`anndata_zarr_writer`.
 
@@ -242,6 +242,9 @@ def vitessce(
         The AnnData behind ``url``: what the configuration names must be in it.
     url, image_url
         Where the zarr store and the slide, an OME-TIFF, will be served; relative to the configuration or absolute.
+    image_mpp
+        Microns per pixel that the OME-TIFF itself states, None if it states none. Vitessce draws a picture that states
+        them in microns; it is brought back to pixels, in which the spots are.
     labels, embeddings
         Columns of ``obs`` that are sets of spots; keys of ``obsm`` that are scatter plots.
     spot_radius_px
@@ -273,6 +276,9 @@ def vitessce(
     files = [{"fileType": "anndata.zarr", "url": url, "options": options, "coordinationValues": kinds}]
     if image_url is not None:
         files.append({"fileType": "image.ome-tiff", "url": image_url})
+        if image_mpp is not None:  # one number an axis; a TIFF's order of axes begins with x, y
+            back = {"type": "scale", "scale": [1 / image_mpp, 1 / image_mpp, 1, 1, 1]}
+            files[-1]["options"] = {"coordinateTransformations": [back]}
     gene = str(table.var_names[0] if gene is None else gene)
     space = {"dataset": {"A": "A"}, **{key: {"A": value} for key, value in kinds.items()},
              "featureSelection": {"A": [gene]}, "obsColorEncoding": {"A": "geneSelection"},

@@ -50,7 +50,7 @@ def _reduced(image, mpp: float):
     return small.astype(np.float32), image.shape[1] * mpp / width
 
 
-def masks(image, mpp: float) -> dict:
+def masks(image, mpp: float, *, glass=None) -> dict:
     """Return what is tissue, ink, out of focus and in small pieces.
 
     Parameters
@@ -59,6 +59,8 @@ def masks(image, mpp: float) -> dict:
         uint8 RGB (y, x, 3): a whole slide, or a thumbnail of at most 2.5 um per pixel.
     mpp
         Its microns per pixel.
+    glass
+        RGB of the glass (3,), for a part of a slide that may hold none; default: the brightest tenth.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def masks(image, mpp: float) -> dict:
 
     small, scale = _reduced(image, mpp)
     bright = small.mean(2)
-    glass = small[bright >= np.quantile(bright, 0.9)].mean(0)  # the brightest tenth: glass, or white inside the tissue
+    if glass is None:
+        glass = small[bright >= np.quantile(bright, 0.9)].mean(0)  # glass, or white inside the tissue
     od = -np.log(np.minimum((small + 1) / (np.maximum(glass, 150) + 1), 1))
 
     def disc(reach_um):

@@ -1,12 +1,13 @@
 """Front office: whole slides and a saved model become predictions, ``python -m helpers slides``.
 
 The slide is read by :mod:`helpers.wsi`, the model is the ``model.keras`` of notebook 04; encoder, tile size and genes
-are those it was saved with.
+are those it was saved with. ``slides_quality`` says what slides are unfit, ``slides_export`` writes for other programs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from helpers.messages import CourseError, note, say
@@ -82,7 +83,7 @@ def tools(model, *, encoder: str | None = None):
 
 
 def predict(slide, path, kit: dict, **options) -> Path:
-    """Predict expression on the tissue of a slide; ``options`` are those of ``wsi.stream``.
+    """Predict expression on the tissue of a slide and measure its quality; ``options`` are those of ``wsi.stream``.
 
     Parameters
     ----------
@@ -93,9 +94,9 @@ def predict(slide, path, kit: dict, **options) -> Path:
     kit
         From :func:`tools`.
     """
-    from helpers import tissue, wsi
+    from helpers import slides_quality, tissue, wsi
 
-    return wsi.stream(slide, path, **{"tissue": tissue.mask, **kit, **options})
+    return wsi.stream(slide, path, **{"tissue": tissue.mask, "quality": slides_quality.measure, **kit, **options})
 
 
 # ---------------------------------------------------------------- command line
@@ -111,54 +112,83 @@ def arguments(commands) -> None:
     parser.add_argument("--level", type=int, default=0, metavar="L", help="pyramid level to read (default 0, exact)")
     parser.add_argument("--chunk", type=int, default=256, metavar="N", help="tiles written at a time (default 256)")
     parser.add_argument("--zarr-format", type=int, default=3, choices=(2, 3), help="default 3")
-    parser.add_argument("--h5ad", action="store_true", help="write NAME.h5ad for CELLxGENE and TissUUmaps too")
+    others = ("h5ad", "qupath", "r", "vitessce")
+    words = "write for other programs too: h5ad (CELLxGENE, TissUUmaps, scanpy), qupath, r, vitessce"
+    parser.add_argument("--export", nargs="+", default=[], choices=others, metavar="FOR", help=words)
     parser.add_argument("--fresh", action="store_true", help="start again")
 
 
 def run(options) -> int:
     """Run the command: all slides, one after the other; a bad one does not stop the others. Returns the exit code."""
-    from tqdm import tqdm
-
-    from helpers import wsi
+    from helpers import slides_quality, wsi
 
     stems = [wsi.name_of(path) for path in options.slides]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise CourseError(f"two slides named {twice[0]}", "one of each name", "rename one, or use two folders")
-    kit, failed = tools(options.model, encoder=options.encoder), []
-    for file in options.slides:
+    kit, failed, rows = tools(options.model, encoder=options.encoder), [], []
+    for file, name in zip(options.slides, stems):
+        row = {"slide": name, "state": "complete"}
         try:
-            with open_any(file, mpp=options.mpp) as slide:
-                for line in slide.notes:
-                    note(f"note: {slide.name}: {line}")
-                chosen = {"pitch_um": options.pitch, "level": options.level, "chunk": options.chunk}
-                with tqdm(desc=slide.name, unit="tile", leave=False) as bar:
-
-                    def told(done, total, bar=bar):
-                        bar.total = total
-                        bar.update(done - bar.n)
-
-                    path = predict(slide, options.out / f"{slide.name}.zarr", kit, told=told, fresh=options.fresh,
-                                   zarr_format=options.zarr_format, **chosen)  # fmt: skip
-                if options.h5ad:
-                    _h5ad(path, slide)
-                say(f"{slide.name:<28} {path}")
-        except CourseError as problem:
+            row |= _one(file, kit, options)
+            say(f"{name:<28} {options.out / name}.zarr")
+            row["notes"] = "; ".join(filter(None, [row["notes"], *slides_quality.warnings(row)]))
+            if row["notes"]:
+                note(f"note: {name}: {row['notes']}")
+        except (CourseError, OSError) as problem:  # OSError: e.g. a file that may not be read
             failed.append(file.name)
-            note(f"error: {problem}")
+            where = "" if str(file) in str(problem) else f"{file}: "
+            row |= {"state": "failed", "notes": f"{where}{problem}"}
+            note(f"error: {where}{problem}")
+        rows.append(row)
+    for name, why in slides_quality.outliers(rows).items():
+        note(f"note: {name}: far from the other slides: {why}")
+        row = rows[stems.index(name)]
+        row["notes"] = "; ".join(filter(None, [row["notes"], f"far from the others: {why}"]))
+    _list(options.out / "slides.csv", rows)
     say(f"{len(options.slides) - len(failed)} of {len(options.slides)} slides complete")
     if failed:
         note(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def _h5ad(path, slide) -> None:
-    from helpers import export_handover, wsi
+def _one(file, kit, options) -> dict:
+    """Predict one slide, and return what the list of slides says of it."""
+    from tqdm import tqdm
 
-    table = wsi.table(path)
-    picture, scale = wsi.thumbnail(slide, max_px=2000)
-    side = table.uns["slide"]["tile_um"] / slide.mpp
-    ready = export_handover.for_viewers(
-        table, library_id=slide.name, picture=picture, scale=scale, spot_diameter_px=side, mpp=slide.mpp
-    )
-    export_handover.h5ad_writer(ready)(path.with_suffix(".h5ad"))
+    from helpers import slides_export, wsi
+
+    with open_any(file, mpp=options.mpp) as slide:
+        path = options.out / f"{slide.name}.zarr"
+        if options.fresh or not path.exists():
+            slides_export.remove(path)
+        with tqdm(desc=slide.name, unit="tile", leave=False) as bar:
+
+            def told(done, total):
+                bar.total = total
+                bar.update(done - bar.n)
+
+            predict(slide, path, kit, told=told, fresh=options.fresh, zarr_format=options.zarr_format,
+                    pitch_um=options.pitch, level=options.level, chunk=options.chunk)  # fmt: skip
+        if options.export:
+            slides_export.write(path, slide, options.export)
+        found = wsi.summary(path)
+        notes = "; ".join([*slide.notes, *([] if found["tiles"] else ["no tile is darker than glass"])])
+        height, width = (length * slide.mpp / 1000 for length in slide.shape)
+        return {"mpp": slide.mpp, "mpp_source": slide.mpp_source, "width_mm": width, "height_mm": height, **found,
+                "notes": notes}  # fmt: skip
+
+
+def _list(path, rows) -> None:
+    """Write the list of slides, in one step."""
+    import pandas as pd
+
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(draft, index=False, float_format="%.6g")
+        os.replace(draft, path)
+    except OSError as problem:
+        note(f"note: {path}: not written: {problem.strerror or problem}")
+    finally:
+        draft.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ from helpers.section_grid import WHITE
 from helpers.wsi_open import Slide, from_array, name_of, open_slide
 from helpers.wsi_plan import Plan, cut, plan, thumbnail
 
-__all__ = ["Plan", "Slide", "cut", "from_array", "name_of", "open_slide", "plan", "stream", "table", "thumbnail"]
+__all__ = ["Plan", "Slide", "cut", "from_array", "name_of", "open_slide", "plan", "stream", "summary", "table",
+           "thumbnail"]  # fmt: skip
 
 CHUNK = 256
 
@@ -25,7 +26,7 @@ CHUNK = 256
 def stream(
     slide, path, *, encode, tile_um: float, out_px: int, predict=None, pitch_um: float | None = None, tissue=None,
     min_tissue: float = 0.5, level: int = 0, chunk: int = CHUNK, zarr_format: int = 3, facts: dict | None = None,
-    fresh: bool = False, told=None,
+    fresh: bool = False, told=None, quality=None,
 ) -> Path:  # fmt: skip
     """Look at every tile of a slide's tissue and write what is found to a zarr store; go on where a run was stopped.
 
@@ -56,23 +57,31 @@ def stream(
         Start again, whatever is there.
     told
         Called with (tiles done, tiles in all) after every chunk.
+    quality
+        Function (slide, (thumbnail, its scale)) -> {name: number}, kept in the attributes; decides nothing.
 
     Returns
     -------
     pathlib.Path
         ``path``. Arrays, one row a tile: ``embeddings`` (n, d), those of ``predict``, ``brightness`` (n,), ``tissue``
         (n,), float32; ``xy_px`` and ``xy_um`` (n, 2) float64, x and y of the centres; ``grid`` (n, 2), row and column;
-        ``thumbnail`` (y, x, 3) uint8; ``check``. Attributes: ``facts``, ``thumbnail_scale``, ``complete``.
+        ``thumbnail`` (y, x, 3) uint8; ``check``. Attributes: ``facts``, ``tiles``, ``side_px``, ``thumbnail_scale``,
+        ``quality``, ``complete``.
 
     Raises
     ------
     CourseError
-        As :func:`plan`; a store of another run; another run at work; a slide that cannot be decoded somewhere; no room.
+        As :func:`plan`; a store of another run, or damaged; another run at work; a slide that cannot be decoded
+        somewhere; no room.
     """
     path = Path(path)
     if zarr_format not in (2, 3) or chunk < 1 or out_px < 1 or not 0 <= level < len(slide.levels):
         seen = f"zarr_format={zarr_format}, chunk={chunk}, out_px={out_px}, level={level}"
-        raise CourseError(seen, f"2 or 3; 1 or more; level 0 to {len(slide.levels) - 1}", "correct it")
+        raise CourseError(seen, f"2 or 3; 1 or more; level 0 to {len(slide.levels) - 1}", "correct it",
+                          file=slide.path)  # fmt: skip
+    if not np.isfinite([tile_um, pitch_um or tile_um, min_tissue]).all():
+        seen = f"tile_um={tile_um}, pitch_um={pitch_um}, min_tissue={min_tissue}"
+        raise CourseError(seen, "finite numbers", "correct it", file=slide.path)
     decides = wsi_store.wanted({
         "slide": slide.name, "print": slide.print, "shape": list(slide.shape), "mpp": slide.mpp,
         "mpp_source": slide.mpp_source, "tile_um": float(tile_um), "pitch_um": float(pitch_um or tile_um),
@@ -84,18 +93,24 @@ def stream(
             other = wsi_store.differing(path, decides)
             if other:
                 raise _foreign(path, other)
+            wsi_store.verify(path)
             return path
+        if path.exists():
+            wsi_store.facts_of(path)  # something else of that name is not ours to replace
         part = wsi_store.part_of(path)
-        if part.exists() and not fresh:
+        goes_on = part.exists() and not fresh
+        if goes_on:
             other = wsi_store.differing(part, decides)
             if other:
                 raise _foreign(part, other)
-        else:
+            goes_on = wsi_store.sound(path)
+        if not goes_on:
             picture = thumbnail(slide)
             chosen = plan(slide, tile_um=tile_um, pitch_um=pitch_um, tissue=tissue, min_tissue=min_tissue,
                           picture=picture)  # fmt: skip
             try:
-                wsi_store.create(path, decides, chosen, picture, mpp=slide.mpp, chunk=chunk, zarr_format=zarr_format)
+                wsi_store.create(path, decides, chosen, picture, mpp=slide.mpp, chunk=chunk, zarr_format=zarr_format,
+                                 quality=None if quality is None else quality(slide, picture))  # fmt: skip
             except OSError as problem:
                 raise CourseError(problem.strerror or str(problem), "room and rights to write", "choose another folder",
                                   file=path) from problem  # fmt: skip
@@ -120,6 +135,35 @@ def _foreign(path, names) -> CourseError:
     return CourseError(seen, "the same slide, model and options", fix, file=path)
 
 
+def summary(path, *, white: float = WHITE) -> dict:
+    """Return a finished store in a few numbers; a chunk of it is in memory at a time.
+
+    Parameters
+    ----------
+    white
+        As for :func:`table`.
+
+    Returns
+    -------
+    dict
+        ``tiles`` that are no glass; where there are any, ``darkness`` (their mean optical density, natural log, against
+        255) and ``predicted`` (mean of ``mean``, if there is one); and what :func:`stream`'s ``quality`` found.
+    """
+    import zarr
+
+    attributes, group = wsi_store.facts_of(path), zarr.open_group(Path(path), mode="r")
+    brightness = group["brightness"][:]
+    kept, step = brightness <= white, int(attributes["chunk"])
+    found = {"tiles": int(kept.sum())}
+    if kept.any():
+        found["darkness"] = float(-np.log((brightness[kept].mean() + 1) / 256))
+    if kept.any() and "mean" in group:
+        parts = (slice(start, start + step) for start in range(0, len(kept), step))
+        total = sum(float(group["mean"][part][kept[part]].sum(dtype=float)) for part in parts)
+        found["predicted"] = total / (kept.sum() * group["mean"].shape[1])
+    return found | dict(attributes["quality"])
+
+
 def table(path, *, name: str | None = None, genes=None, white: float = WHITE):
     """Return a finished store as an AnnData, one row a tile.
 
@@ -137,22 +181,21 @@ def table(path, *, name: str | None = None, genes=None, white: float = WHITE):
     AnnData
         ``layers`` the other arrays of the same width, ``obsm["embeddings"]``, ``obsm["spatial"]`` x, y in pixels of
         level 0; ``obs``: ``x_um``, ``y_um``, ``grid_row``, ``grid_column``, ``tissue``, ``brightness``;
-        ``uns["slide"]`` facts.
+        ``uns["slide"]`` facts, and ``side_px``, the tile's side in pixels of level 0.
 
     Raises
     ------
     CourseError
-        A store that is missing, not whole, or without that array.
+        A store that is missing, not whole, damaged, or without that array; another number of names.
     """
     import anndata as ad
     import pandas as pd
     import zarr
 
     path = Path(path)
-    attributes = wsi_store.facts_of(path)
-    if not attributes["complete"]:
-        raise CourseError("a store that is not whole", "a finished one", "run it to its end", file=path)
-    group, facts = zarr.open_group(path, mode="r"), attributes["facts"]
+    attributes = wsi_store.verify(path)
+    facts = attributes["facts"] | {"side_px": attributes["side_px"]}
+    group = zarr.open_group(path, mode="r")
     wide = [key for key in sorted(group.array_keys()) if key != "brightness" and key not in wsi_store.GIVEN]
     name = name or ("mean" if "mean" in wide else "embeddings")
     if name not in wide:
@@ -161,6 +204,9 @@ def table(path, *, name: str | None = None, genes=None, white: float = WHITE):
     kept = np.flatnonzero(brightness <= white)
     values = group[name][:][kept]
     names = facts.get("genes") if genes is None else list(genes)
+    if genes is not None and len(names) != values.shape[1]:
+        raise CourseError(f"{len(names)} names for {values.shape[1]} columns of {name!r}", "one each",
+                          "pass the genes of the model", file=path)  # fmt: skip
     if names is None or len(names) != values.shape[1]:
         names = [f"{name}_{k}" for k in range(values.shape[1])]
     grid, xy_um = group["grid"][:][kept], group["xy_um"][:][kept]

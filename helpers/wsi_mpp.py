@@ -28,7 +28,7 @@ def of_tiff(tiff) -> list[tuple[str, float, float]]:
     """
     page, found = tiff.pages[0], []
     text = page.description or ""
-    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", text) if text.startswith("Aperio") else None
+    aperio = re.search(r"\bMPP\s*=\s*(\d+\.?\d*)(?![\d.])", text) if text.startswith("Aperio") else None
     if aperio:
         found.append(("Aperio's MPP", float(aperio.group(1)), float(aperio.group(1))))
     sizes = [_ome(tiff.ome_metadata or "", axis) for axis in "XY"]
@@ -60,7 +60,7 @@ def _ome(text, axis):
 
 def _per_unit(ratio, unit):
     """Return microns per pixel of a TIFF resolution, a fraction of pixels per unit; None where it says nothing."""
-    if unit is None or ratio is None or not ratio[0] or not ratio[1] or ratio[0] == ratio[1]:  # 1/1: a place-holder
+    if unit is None or not isinstance(ratio, tuple) or not all(ratio) or ratio[0] == ratio[1]:  # 1/1: a place-holder
         return None
     return unit * ratio[1] / ratio[0]
 

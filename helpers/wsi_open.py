@@ -118,8 +118,7 @@ def from_array(image, *, mpp, mpp_source="given", path="array") -> Slide:
         Where it comes from; the last part names the slide.
     """
     rows, columns = image.shape[:2]
-    mpp, source, notes = wsi_mpp.decide([], given=mpp, shape=(rows, columns), file=path)
-    source = mpp_source if mpp_source else source
+    mpp, _, notes = wsi_mpp.decide([], given=mpp, shape=(rows, columns), file=path)
     digest = hashlib.sha256(f"{image.shape}".encode())
     for top in range(0, rows, 1024):
         digest.update(np.ascontiguousarray(image[top : top + 1024]))
@@ -127,7 +126,7 @@ def from_array(image, *, mpp, mpp_source="given", path="array") -> Slide:
     def regions(x0, y0, width, height, _):
         return np.asarray(image[y0 : y0 + height, x0 : x0 + width])
 
-    return Slide(Path(path), (rows, columns), ((rows, columns, 1.0),), mpp, source, tuple(notes), "array", False,
+    return Slide(Path(path), (rows, columns), ((rows, columns, 1.0),), mpp, mpp_source, tuple(notes), "array", False,
                  digest.hexdigest()[:32], regions)  # fmt: skip
 
 
@@ -171,6 +170,10 @@ def open_slide(path, *, mpp: float | None = None) -> Slide:
                           _fingerprint(path), regions, tiff)  # fmt: skip
         if slide is None:
             raise wsi_tiff.damaged(path, f"openslide takes it for {vendor}, and cannot open it")
+    except CourseError:
+        raise
+    except Exception as error:  # a damaged directory raises many kinds
+        raise wsi_tiff.damaged(path, error) from error
     finally:
         if tiff is not None and (slide is None or slide.backend == "openslide"):
             tiff.close()

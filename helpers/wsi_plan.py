@@ -16,6 +16,8 @@ from helpers.messages import CourseError
 BLOCK_PX = 3072
 """Side of the block whose tiles are read together: 28 MB of pixels."""
 MOST_TILES = 5_000_000
+FEWEST_PX = 8
+"""A tile of fewer pixels shows no cell: the slide is too coarse, or its pixel size wrong."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,16 @@ def plan(slide, *, tile_um: float, pitch_um: float | None = None, tissue=None, m
     Raises
     ------
     CourseError
-        Sizes that are not positive, more than five million places, no tile on tissue.
+        Sizes that are not positive, tiles of under eight pixels, more than five million places, no tile on tissue.
     """
     pitch_um = tile_um if pitch_um is None else pitch_um
     if not (tile_um > 0 and pitch_um > 0):
-        raise CourseError(f"tiles of {tile_um} um every {pitch_um} um", "positive sizes", "correct them")
-    side, pitch = max(2, round(tile_um / slide.mpp)), pitch_um / slide.mpp
+        raise CourseError(f"tiles of {tile_um} um every {pitch_um} um", "positive sizes", "correct them",
+                          file=slide.path)  # fmt: skip
+    side, pitch = round(tile_um / slide.mpp), pitch_um / slide.mpp
+    if side < FEWEST_PX:
+        seen = f"tiles of {tile_um:g} um that are {side} px wide, at {slide.mpp:.4g} um/px ({slide.mpp_source})"
+        raise CourseError(seen, f"at least {FEWEST_PX} px", "correct mpp, or take a finer scan", file=slide.path)
     places = slide.shape[0] / pitch * slide.shape[1] / pitch
     if places > MOST_TILES:
         seen = f"{places:,.0f} tiles of {pitch_um:g} um on a slide of {slide.shape[1] * slide.mpp / 1000:.0f} mm"
@@ -122,8 +128,13 @@ def plan(slide, *, tile_um: float, pitch_um: float | None = None, tissue=None, m
         small, scale = thumbnail(slide) if picture is None else picture
         mask = np.asarray(tissue(small, mpp=slide.mpp / scale), bool)
         if mask.shape != small.shape[:2]:
-            raise CourseError(f"a mask of shape {mask.shape}", f"{small.shape[:2]}", "mend the tissue function")
-        share = section_grid.share_of(mask, np.floor(xy - side / 2 + 0.5).astype(int), side, slide.shape)
+            raise CourseError(f"a mask of shape {mask.shape}", f"{small.shape[:2]}", "mend the tissue function",
+                              file=slide.path)  # fmt: skip
+        if not mask.any():
+            raise CourseError("a blank or a grey slide: no stained tissue anywhere", "H&E", "look at it; leave it out",
+                              file=slide.path)  # fmt: skip
+        covered = np.array(mask.shape) / scale  # its last row and column may reach beyond the slide
+        share = section_grid.share_of(mask, np.floor(xy - side / 2 + 0.5).astype(int), side, covered)
     kept = np.flatnonzero(share >= min_tissue)
     if not len(kept):
         raise CourseError(
@@ -163,7 +174,7 @@ def cut(slide, chosen: Plan, which, *, out_px: int, level: int = 0):
     which = np.asarray(which, int)
     rows, columns, factor = slide.levels[level]
     side = max(1, round(chosen.side / factor))
-    corners = np.rint(chosen.corners[which] / factor).astype(int)
+    corners = np.floor(chosen.xy_px[which] / factor - side / 2 + 0.5).astype(int)
     corners = np.clip(corners, 0, [columns - side, rows - side])
     how = cv2.INTER_AREA if side >= out_px else cv2.INTER_CUBIC
     out, brightness = np.empty((len(which), out_px, out_px, 3), np.uint8), np.empty(len(which), np.float32)

@@ -1,7 +1,8 @@
 """Methods, whole slides: what is known of each tile, in a zarr store that is written as it is found and survives kills.
 
-``NAME.part`` grows; it becomes ``NAME`` when it is whole. ``check`` holds a CRC-32 of each chunk of tiles: 0 until the
-chunk is written, compared when a run goes on, so that nothing torn by a power cut is taken for a result.
+``NAME.part`` grows; it becomes ``NAME`` when it is whole and on the disk. ``check`` holds a CRC-32 of each chunk of
+tiles: 0 until the chunk is written. It is compared when a run goes on and when a store is used, as is that of what was
+known from the start: zarr reads a chunk that is lost as zeros, and nobody would see it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from helpers.messages import CourseError
 
-FORMAT = 1
+FORMAT = 2
 GIVEN = ("xy_px", "xy_um", "grid", "tissue", "group", "thumbnail", "check")
 """Arrays that are whole from the start; all others grow."""
 _TOLD = ("slide", "mpp_source")
@@ -82,14 +83,73 @@ def facts_of(path) -> dict:
         attributes = dict(zarr.open_group(path, mode="r").attrs)
     except Exception as error:  # zarr raises many kinds
         raise CourseError(f"no store that can be opened ({type(error).__name__})", "predictions of a slide, .zarr",
-                          "check the path", file=path) from None  # fmt: skip
+                          "check the path; remove it if it is damaged", file=path) from None  # fmt: skip
     if attributes.get("facts", {}).get("format") != FORMAT:
-        raise CourseError("a zarr store of another kind", f"one of wsi.stream, format {FORMAT}", "check the path",
-                          file=path)  # fmt: skip
+        raise CourseError("a zarr store of another kind", f"one of wsi.stream, format {FORMAT}",
+                          "check the path; remove it if it is of no use", file=path)  # fmt: skip
     return attributes
 
 
-def create(path: Path, facts: dict, plan, picture, *, mpp: float, chunk: int, zarr_format: int) -> None:
+def verify(path) -> dict:
+    """Return the attributes of a store that is whole, all of it read and found as it was written.
+
+    Raises
+    ------
+    CourseError
+        As :func:`facts_of`; a store that is unfinished or damaged.
+    """
+    import zarr
+
+    attributes = facts_of(path)
+    if not attributes.get("complete"):
+        raise CourseError("a store that is not whole", "a finished one", "run it to its end", file=path)
+    try:
+        group = zarr.open_group(path, mode="r")
+        lost = _given(group) != attributes["given"] or _unlike(group, attributes)
+    except Exception:  # a damaged file: zarr and its codecs raise many kinds
+        lost = True
+    if lost:
+        raise CourseError("a damaged store: parts of it are lost or altered", "the store as it was written",
+                          "start again with fresh=True (--fresh), or copy it again", file=path)  # fmt: skip
+    return attributes
+
+
+def _given(group) -> int:
+    """Return a CRC-32 of the arrays that are whole from the start."""
+    total = 0
+    for name in GIVEN[:-1]:
+        total = zlib.crc32(np.ascontiguousarray(group[name][:]), total)
+    return total
+
+
+def _unlike(group, attributes) -> list[int]:
+    """Return the chunks of tiles that are not there, or not as they were written."""
+    names, step = sorted(set(group.array_keys()) - set(GIVEN)), int(attributes["chunk"])
+    bad = []
+    for number, check in enumerate(group["check"][:]):
+        found, rows = 0, slice(number * step, min((number + 1) * step, int(attributes["tiles"])))
+        if check:
+            try:
+                found = _sum({name: group[name][rows] for name in names})
+            except Exception:  # a damaged chunk file: zarr and its codecs raise many kinds
+                found = 0
+        if not check or found != check:
+            bad.append(number)
+    return bad
+
+
+def sound(path: Path) -> bool:
+    """Tell whether the tiles of an unfinished store are those it was created with."""
+    import zarr
+
+    try:
+        group = zarr.open_group(part_of(path), mode="r")
+        return _given(group) == group.attrs["given"]
+    except Exception:  # a damaged file: zarr and its codecs raise many kinds
+        return False
+
+
+def create(path: Path, facts: dict, plan, picture, *, mpp: float, chunk: int, zarr_format: int, quality=None) -> None:
     """Write the unfinished store with its tiles, but nothing known of them yet; it appears whole.
 
     Parameters
@@ -98,26 +158,45 @@ def create(path: Path, facts: dict, plan, picture, *, mpp: float, chunk: int, za
         :class:`helpers.wsi_plan.Plan`.
     picture
         (uint8 (y, x, 3), scale), the thumbnail.
+    quality
+        Numbers to be kept in the attributes, as JSON can hold them.
     """
     import zarr
 
     part = part_of(path)
-    draft = part.with_name(f".draft-{os.getpid()}-{path.name}")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = _draft(path)
+    sweep(path)
     try:
         group = zarr.open_group(draft, mode="w", zarr_format=zarr_format)
         group.attrs.update({"facts": facts, "tiles": len(plan.xy_px), "chunk": chunk, "side_px": plan.side,
-                            "thumbnail_scale": picture[1], "complete": False})  # fmt: skip
+                            "thumbnail_scale": picture[1], "quality": quality or {}, "complete": False})  # fmt: skip
         arrays = {"xy_px": plan.xy_px, "xy_um": plan.xy_px * mpp, "grid": plan.grid, "tissue": plan.tissue,
                   "group": plan.group, "thumbnail": picture[0]}  # fmt: skip
         for name, values in arrays.items():
             group.create_array(name, data=values)
+        group.attrs["given"] = _given(group)
         number = -(-len(plan.xy_px) // chunk)
         group.create_array("check", shape=(number,), chunks=(1,), dtype="uint32", fill_value=0)
-        shutil.rmtree(part, ignore_errors=True)
+        _to_disk(draft)
+        if part.exists():
+            os.replace(part, _old(path))
         os.replace(draft, part)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        sweep(path)
+
+
+def _draft(path):
+    return path.with_name(f".draft-{path.name}")
+
+
+def _old(path):
+    return path.with_name(f".old-{path.name}")
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed run left of its drafts; its holder of the lock alone may."""
+    for rest in (_draft(path), _old(path)):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 class Growing:
@@ -146,17 +225,7 @@ class Growing:
 
     def missing(self) -> list[int]:
         """Return the chunks that are not there, or not as they were written."""
-        names = sorted(set(self.group.array_keys()) - set(GIVEN))
-        bad = []
-        for number, check in enumerate(self.check):
-            if check:
-                try:
-                    found = _sum({name: self.group[name][self.rows(number)] for name in names})
-                except Exception:  # a damaged chunk file: zarr and its codecs raise many kinds
-                    found = 0
-            if not check or found != check:
-                bad.append(number)
-        return bad
+        return _unlike(self.group, self.group.attrs)
 
     def put(self, number: int, arrays: dict) -> None:
         """Write what is known of one chunk of tiles; its checksum last.
@@ -194,14 +263,42 @@ class Growing:
             raise CourseError(seen, "room and rights to write", fix, file=self.part) from problem
 
     def finish(self) -> Path:
-        """Give the store its name."""
-        self.group.attrs["complete"] = True
-        retired = self.final.with_name(f".draft-{os.getpid()}-old-{self.final.name}")
-        if self.final.exists():
-            os.replace(self.final, retired)
-        os.replace(self.part, self.final)
-        shutil.rmtree(retired, ignore_errors=True)
+        """Give the store its name, once all of it is on the disk.
+
+        Raises
+        ------
+        CourseError
+            No room or right to write.
+        """
+        try:
+            self.group.attrs["complete"] = True
+            _to_disk(self.part)
+            if self.final.exists():
+                os.replace(self.final, _old(self.final))
+            os.replace(self.part, self.final)
+            _flush(self.final.parent)
+        except OSError as problem:
+            fix = "free some disk, then run again: what is there is kept"
+            seen = f"{problem.strerror or problem} while the store was closed"
+            raise CourseError(seen, "room and rights to write", fix, file=self.part) from problem
+        sweep(self.final)
         return self.final
+
+
+def _flush(path) -> None:
+    """Ask the system to bring a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _to_disk(folder) -> None:
+    for here, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _flush(os.path.join(here, name))
+        _flush(here)
 
 
 def _sum(arrays: dict) -> int:

@@ -6,6 +6,9 @@ there.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+
 import numpy as np
 
 from helpers.messages import CourseError
@@ -29,10 +32,13 @@ def sound(path, plain):
 
     tiff = None
     try:
-        tiff = tifffile.TiffFile(path, _multifile=False)
+        with _heard() as said:
+            tiff = tifffile.TiffFile(path, _multifile=False)
+            _whole(path, tiff, plain)
         if plain:
+            if any("invalid page offset" in each for each in said):  # tifffile goes on with the pages it has
+                raise damaged(path, "it is cut short: pictures at its end are lost")
             _colours(path, tiff)
-        _whole(path, tiff)
         return tiff
     except tifffile.TiffFileError:
         return None  # openslide may know it
@@ -46,6 +52,22 @@ def sound(path, plain):
         return None
 
 
+@contextlib.contextmanager
+def _heard():
+    """Collect what tifffile writes to its log, and keep it off the screen: what matters of it is said once, by us."""
+    said, log = [], logging.getLogger("tifffile")
+
+    def keep(record):
+        said.append(record.getMessage())
+        return False
+
+    log.addFilter(keep)
+    try:
+        yield said
+    finally:
+        log.removeFilter(keep)
+
+
 def damaged(path, reason) -> CourseError:
     return CourseError(f"a slide that cannot be read ({str(reason)[:120]})", "a whole slide", "copy it again",
                        file=path)  # fmt: skip
@@ -53,8 +75,6 @@ def damaged(path, reason) -> CourseError:
 
 def _colours(path, tiff) -> None:
     """Refuse pictures whose colours would be changed silently."""
-    if not len(tiff.pages) or not tiff.series:
-        raise damaged(path, "it holds no picture")
     series = tiff.series[0]
     first, axes = series.levels[0].keyframe, series.axes
     kind = first.photometric.name
@@ -68,10 +88,17 @@ def _colours(path, tiff) -> None:
     if channels is None or (channels != 1 and series.shape[channels] not in (3, 4)):
         raise CourseError(f"a picture of axes {axes} and shape {series.shape}", "one RGB picture (y, x, 3)",
                           "export the H&E as one RGB picture", file=path)  # fmt: skip
+    largest = max(tiff.series, key=lambda each: each.keyframe.imagelength * each.keyframe.imagewidth).keyframe
+    if largest.imagelength * largest.imagewidth > first.imagelength * first.imagewidth:
+        seen = f"a first picture of {first.imagewidth} x {first.imagelength} px, smaller than another"
+        seen += f" of {largest.imagewidth} x {largest.imagelength}: an overview or a label"
+        raise CourseError(seen, "the slide as the first picture", "export the slide alone", file=path)
 
 
-def _whole(path, tiff) -> None:
-    """Refuse files cut short, and bombs: sides no scanner writes, pieces too large to decode."""
+def _whole(path, tiff, plain) -> None:
+    """Refuse files cut short or without a picture, and bombs: sides no scanner writes, pieces too large to decode."""
+    if plain and (not len(tiff.pages) or not tiff.series):  # of a vendor's file tifffile may know less
+        raise damaged(path, "it holds no picture")
     end = tiff.filehandle.size
     for level in tiff.series[0].levels:
         page = level.keyframe
@@ -81,8 +108,11 @@ def _whole(path, tiff) -> None:
         if page.is_tiled and page.tilelength * page.tilewidth > LARGEST_BLOCK:
             raise _too_large(path, f"tiles of {page.tilewidth} x {page.tilelength} px")
         for single in level.pages:
-            if single is not None and len(single.dataoffsets):
-                last = int(np.max(np.add(single.dataoffsets, single.databytecounts, dtype=np.int64)))
+            if single is not None:
+                lengths = single.databytecounts
+                if plain and (not any(lengths) or len(lengths) != len(single.dataoffsets)):
+                    raise damaged(path, "the list of its tiles is lost")
+                last = int(np.max(np.add(single.dataoffsets, lengths, dtype=np.int64)))
                 if last > end:
                     seen = f"a file cut short: {end:,} of at least {last:,} bytes"
                     raise CourseError(seen, "the whole slide", "copy it again", file=path)
@@ -117,7 +147,8 @@ def levels(path, tiff):
         striped |= not page.is_tiled
         block = page.imagewidth * min(page.rowsperstrip or page.imagelength, page.imagelength)
         if page.is_tiled or block <= LARGEST_BLOCK // 8:
-            arrays.append(zarr.open(series.aszarr(level=number, maxworkers=1), mode="r"))
+            stored = series.aszarr(level=number, maxworkers=1, fillvalue=255)  # a tile not stored is glass, not black
+            arrays.append(zarr.open(stored, mode="r"))
         elif page.is_memmappable:
             arrays.append(level.asarray(out="memmap"))
         else:

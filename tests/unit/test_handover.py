@@ -190,6 +190,10 @@ def test_the_vitessce_configuration_names_what_is_there(ready, tmp_path):
         assert not any(a < g and e < c and b < h and f < d for e, f, g, h in boxes[k + 1 :]), "views overlap"
     (dataset,) = read["datasets"]
     file, picture = dataset["files"]
+    assert "options" not in picture
+    stated = out.vitessce(held, name="S", url="a.zarr", image_url="s.ome.tif", image_mpp=0.25, spot_radius_px=55.0)
+    (scale,) = stated["datasets"][0]["files"][1]["options"]["coordinateTransformations"]
+    assert scale == {"type": "scale", "scale": [4.0, 4.0, 1, 1, 1]}, "a picture drawn in microns under spots in pixels"
     assert (file["fileType"], picture["fileType"]) == ("anndata.zarr", "image.ome-tiff")
     assert read["coordinationSpace"]["dataset"]["A"] == dataset["uid"]
     group, options = zarr.open_group(tmp_path / "a.zarr", mode="r"), file["options"]
