@@ -13,6 +13,28 @@ import pytest
 from helpers import notebook, settings
 
 HERE = Path(__file__).resolve().parent
+LONGEST = (
+    "tests/batch/test_slurm.py",
+    "notebooks/10_visium_hd.ipynb",
+    "notebooks/06_xenium_cell_types.ipynb",
+    "tests/truth/test_hovernet.py",
+    "notebooks/04_stimage_regression.ipynb",
+    "notebooks/02_spacell_clustering.ipynb",
+    "tests/unit/test_batch.py",
+    "notebooks/07_deepspot.ipynb",
+    "tests/unit/test_execute.py",
+    "notebooks/03_als_stages.ipynb",
+    "tests/real/test_notebooks_on_real_data.py",
+    "notebooks/05_classes_and_explanations.ipynb",
+    "notebooks/01_preprocessing.ipynb",
+    "notebooks/08_deepspot2cell.ipynb",
+    "notebooks/09_survival.ipynb",
+    "tests/unit/test_wsi.py",
+    "tests/unit/test_faults.py",
+    "tests/truth/test_tiny_encoder.py",
+    "tests/unit/test_stimage.py",
+)
+"""The files that take longest, longest first: `make test` starts them first, so that its processes end together."""
 _SCRATCH = []
 _BLOCK = '''
 def _block_network():
@@ -51,7 +73,7 @@ _block_network()
 
 
 def pytest_configure(config):
-    """Close the network here and in every kernel, and send outputs to a temporary folder."""
+    """Close the network here and in every kernel, send outputs to a temporary folder, keep the files' order."""
     exec(_BLOCK, {})
     scratch = Path(tempfile.mkdtemp(prefix="course-tests-"))
     _SCRATCH.append(scratch)
@@ -62,6 +84,7 @@ def pytest_configure(config):
     os.environ["COURSE_RUNS"] = str(scratch / "runs")
     os.environ.setdefault("COURSE_CACHE", str(scratch / "cache"))
     os.environ.setdefault("MPLBACKEND", "agg")
+    config.option.loadscopereorder = False  # xdist would begin with the files that have most tests
     sanitise = getattr(config.option, "nbval_sanitize_with", None)
     if sanitise and not Path(sanitise).is_absolute():
         config.option.nbval_sanitize_with = str(HERE / sanitise)
@@ -74,7 +97,9 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip real-data tests where there is none; tell nbval not to compare stderr."""
+    """Start the longest files first; skip real-data tests where there is none; tell nbval not to compare stderr."""
+    first = {HERE / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
     folder = settings.data_dir()
     absent = pytest.mark.skip(reason=f"no real data in {folder} (COURSE_DATA)")
     here = folder.is_dir() and any(folder.iterdir())

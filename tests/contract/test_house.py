@@ -270,3 +270,12 @@ def test_commands_named_in_the_readme_exist():
 def test_real_data_and_outputs_stay_out_of_git():
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
     assert {"runs/", "data/downloads/", "data/virtual/"} <= set(ignored)
+
+
+def test_the_files_that_take_longest_start_first(request):
+    from conftest import LONGEST
+
+    assert all((ROOT / name).is_file() for name in LONGEST) and len(set(LONGEST)) == len(LONGEST)
+    order = list(dict.fromkeys(str(item.path.relative_to(ROOT)) for item in request.session.items))
+    first = [name for name in LONGEST if name in order]
+    assert order[: len(first)] == first

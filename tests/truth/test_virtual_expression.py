@@ -58,7 +58,8 @@ def cross(a, b):
 
 def own_against_others(value):
     """Return r with the own tissue's covariates (tissues, genes, covariates) and the same with each other tissue's."""
-    r = np.array([[cross(value(i), tissue(j)[1]) for j in range(TISSUES)] for i in range(TISSUES)])
+    all_covariates = np.hstack([tissue(number)[1] for number in range(TISSUES)])
+    r = np.array([np.split(cross(value(number), all_covariates), TISSUES, axis=1) for number in range(TISSUES)])
     same = np.eye(TISSUES, dtype=bool)
     return r[same], r[~same]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import tomllib
 import zipfile
 import zlib
@@ -382,9 +383,11 @@ def test_the_server_is_closed_to_others():
 
 # ---------------------------------------------------------------- the page
 @pytest.fixture(scope="module")
-def page():
+def page(request):
     from streamlit.testing.v1 import AppTest
 
+    main = sys.modules["__main__"]  # Streamlit puts its page there, and every process of a pool would import it anew
+    request.addfinalizer(lambda: sys.modules.update(__main__=main))
     return AppTest.from_file(str(PAGE), default_timeout=180).run()
 
 
