@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.messages import CourseError
+from helpers.messages import CourseError, note
 
 MARKERS14 = (
     "CD74", "CD63", "CD81",
@@ -156,7 +156,10 @@ def write_gmt(sets, path, *, remark: str = "") -> None:
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def enrich(best, tested, sets, *, min_size: int = 5, max_size: int = 500):
+COLUMNS = ("set", "overlap", "size", "expected", "odds_ratio", "p", "q", "genes")
+
+
+def enrich(best, tested, sets, *, min_size: int = 5, max_size: int = 500, needed: bool = True):
     """Return in which gene sets the best-predicted genes are over-represented: hypergeometric test by gseapy, offline.
 
     Parameters
@@ -170,6 +173,8 @@ def enrich(best, tested, sets, *, min_size: int = 5, max_size: int = 500):
         Path of a GMT file, or a dict (set name to genes).
     min_size, max_size
         Sets with fewer or more genes among ``tested`` are left out.
+    needed
+        Whether it is an error that no set is left; if not, it is said on stderr, and the table is empty.
 
     Returns
     -------
@@ -203,10 +208,14 @@ def enrich(best, tested, sets, *, min_size: int = 5, max_size: int = 500):
     used = {name: genes for name, genes in inside.items() if min_size <= len(genes) <= max_size}
     if not used:
         largest = max((len(genes) for genes in inside.values()), default=0)
-        raise CourseError(
+        problem = CourseError(
             f"no set with {min_size} to {max_size} of the {len(tested)} tested genes (the largest has {largest})",
             "sets that overlap the genes tested", "check species and symbols, or lower min_size", file=file,
         )  # fmt: skip
+        if needed:
+            raise problem
+        note(f"no enrichment: {problem}")
+        return pd.DataFrame(columns=list(COLUMNS))
     table = pd.DataFrame({"set": list(used), "overlap": 0, "size": [len(genes) for genes in used.values()]})
     table = table.set_index("set").assign(odds_ratio=np.nan, p=1.0, genes="")
     hit = [name for name, genes in used.items() if set(genes) & set(best)]
@@ -221,4 +230,4 @@ def enrich(best, tested, sets, *, min_size: int = 5, max_size: int = 500):
     table["expected"] = table["size"] * len(best) / len(tested)
     table["q"] = false_discovery_control(table["p"].to_numpy())
     table = table.reset_index().sort_values(["p", "set"], ignore_index=True)
-    return table[["set", "overlap", "size", "expected", "odds_ratio", "p", "q", "genes"]]
+    return table[list(COLUMNS)]

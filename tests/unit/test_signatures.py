@@ -122,7 +122,7 @@ def test_nothing_is_enriched_in_a_random_choice_and_the_background_matters():
     assert signatures.enrich(tested[:50], genome, sets)["q"].min() < 0.01  # what a genome-wide background invents
 
 
-def test_enrichment_refuses_what_it_cannot_test(tmp_path):
+def test_enrichment_refuses_what_it_cannot_test(tmp_path, capsys):
     tested = [f"G{i}" for i in range(50)]
     with pytest.raises(CourseError, match="1 of them not tested"):
         signatures.enrich(["G1", "XYZ"], tested, {"S": tested[:9]})
@@ -130,7 +130,11 @@ def test_enrichment_refuses_what_it_cannot_test(tmp_path):
         signatures.enrich(tested, tested, {"S": tested[:9]})
     with pytest.raises(CourseError, match="sets.gmt.*largest has 0"):
         signatures.enrich(tested[:5], tested, gmt(tmp_path, "S\tx\tTP53\tACTB"))
+    none = signatures.enrich(tested[:5], tested, {"S": ["TP53", "ACTB"]}, needed=False)  # another species
+    assert list(none.columns) == list(signatures.COLUMNS) and none.empty
+    assert "no enrichment" in capsys.readouterr().err
     alone = signatures.enrich(tested[:5], tested, {"S": tested[10:20]})
+    assert list(alone.columns) == list(signatures.COLUMNS)
     assert alone["p"].tolist() == [1.0] and alone["overlap"].tolist() == [0]
 
 
@@ -145,3 +149,8 @@ def test_real_collections_are_read_whole():
     assert table["set"][0] == "HALLMARK_HYPOXIA" and table["q"][0] < 1e-10
     found = signatures.panel(f"{folder / 'h.all.v7.0.symbols.gmt'}:HALLMARK_HYPOXIA", ["VEGFA", "COX6C"])
     assert found.genes == ("VEGFA",)
+
+
+def test_a_long_list_of_genes_is_no_path():
+    genes = [f"GENE{number}" for number in range(1000)]
+    assert signatures.panel(",".join(genes), genes[:900]).genes == tuple(genes[:900])
