@@ -13,7 +13,7 @@ from helpers.report_page import write
 
 SIDE_PX = 160
 """Longer side of a picture, as wide as the page shows it: a thousand of them are 8 MB."""
-PICTURES = ("cover", "prediction", "maps", "slide", "cells", "clusters")
+PICTURES = ("cover", "prediction", "slide", "maps", "cells", "clusters")
 """Names of the figure that stands for a sample, best first; else the first one its notebook drew."""
 KEPT = ".thumbnails.json"
 """Pictures of the last page: decoding a thousand large figures takes longer than all else."""

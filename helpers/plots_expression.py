@@ -37,7 +37,8 @@ def spot_maps(section, rows: dict, *, columns: dict, max_px: int = 600):
         units = list(columns.values())
         for axis, (title, unit), value in zip(line[1:], columns.items(), values):
             alike = np.concatenate([v for v, other in zip(values, units) if other == unit])
-            picture(axis, np.full_like(small, 255), title=title)
+            axis.set(title=title, xticks=[], yticks=[], aspect="equal")
+            axis.spines[:].set_visible(False)
             low, high = np.nanpercentile(alike, [1, 99])
             dots = EllipseCollection(
                 size, size, 0, units="xy", offsets=points, offset_transform=axis.transData, array=np.asarray(value),

@@ -41,9 +41,11 @@ def centred(values):
     A gene is flat where its deviations are within rounding of its size: float32 predictions of a constant may differ in
     their last bits.
     """
-    out = values - values.mean(0)
-    swing = np.maximum(out.max(0), -out.min(0))
-    out[:, swing <= _FLAT * np.maximum(np.maximum(values.max(0), -values.min(0)), 1e-300)] = 0
+    mean, low, high = values.mean(0), values.min(0), values.max(0)
+    flat = np.maximum(high - mean, mean - low) <= _FLAT * np.maximum(np.maximum(high, -low), 1e-300)
+    out = values - mean
+    if flat.any():
+        out[:, flat] = 0
     return out
 
 

@@ -10,16 +10,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.messages import CourseError
-from helpers.stimage_ridge import (
-    ALPHAS,
-    LANDMARKS,
-    correlation,
-    fit,
-    gram,
-    inner_folds,
-    landmarks,
-    squared_distances,
-)
+from helpers.stimage_ridge import ALPHAS, Scorer, Split, correlation, inner_folds, prepare, regress, squared_distances
 
 NAMES = ("mean", "shuffled", "ridge", "neighbours", "st-net head")
 NEIGHBOURS = (5, 10, 20, 40, 80)
@@ -32,19 +23,23 @@ def mean(target, n: int):
     return np.tile(np.asarray(target, np.float32).mean(0), (n, 1))
 
 
-def shuffled(x, target, sections, x_new, *, seed: int = 0):
-    """Return what ridge predicts after the spots' expression was shuffled within each section: chance."""
+def shuffled(x, target, sections, x_new, *, seed: int = 0, on=None):
+    """Return what :func:`ridge` predicts after the spots' expression was shuffled within each section: chance."""
     rng, sections = settings.rng(seed, "stimage", "shuffled"), np.asarray(sections)
     order = np.arange(len(sections))
     for name in dict.fromkeys(sections.tolist()):
         here = np.flatnonzero(sections == name)
         order[here] = rng.permutation(here)
-    return ridge(x, np.asarray(target)[order], sections, x_new)
+    return ridge(x, np.asarray(target)[order], sections, x_new, on=on)
 
 
-def ridge(x, target, sections, x_new):
-    """Return ridge regression of each gene by itself: linear kernel, all directions."""
-    return fit(x, target, sections, kernel="linear", rank=min(np.shape(target)), alphas=ALPHAS[::3]).predict(x_new)
+def ridge(x, target, sections, x_new, *, on=None):
+    """Return ridge regression of each gene by itself: linear kernel, all directions.
+
+    ``on`` is ``stimage_ridge.prepare(x, sections, kernel="linear")``, where several baselines share it.
+    """
+    on = prepare(x, sections, kernel="linear") if on is None else on
+    return regress(on, target, min(np.shape(target)), ALPHAS[::3]).predict(x_new)
 
 
 def neighbours(x, target, sections, x_new, *, ks=NEIGHBOURS):
@@ -52,10 +47,16 @@ def neighbours(x, target, sections, x_new, *, ks=NEIGHBOURS):
     x, target, x_new = np.asarray(x, np.float32), np.asarray(target, np.float32), np.asarray(x_new, np.float32)
     apart, scored = squared_distances(x, x), np.zeros(len(ks))
     for out in inner_folds(sections):
-        order = np.argsort(apart[np.ix_(out, ~out)], axis=1, kind="stable")
+        order = _order(apart[np.ix_(out, ~out)], max(ks))
         scored += [out.mean() * correlation(target[out], _nearest(order, target[~out], k)).mean() for k in ks]
-    order = np.argsort(squared_distances(x_new, x), axis=1, kind="stable")
+    order = _order(squared_distances(x_new, x), max(ks))
     return _nearest(order, target, ks[int(np.argmax(scored))])
+
+
+def _order(apart, most: int):
+    """Return the columns of the ``most`` smallest numbers of each row (n, m), smallest first."""
+    some = np.argpartition(apart, min(most, apart.shape[1]) - 1, axis=1)[:, :most]
+    return np.take_along_axis(some, np.argsort(np.take_along_axis(apart, some, 1), axis=1, kind="stable"), 1)
 
 
 def _nearest(order, target, k):
@@ -65,7 +66,7 @@ def _nearest(order, target, k):
     return found / min(k, order.shape[1])
 
 
-def st_net_head(x, target, sections, x_new, *, steps=STEPS):
+def st_net_head(x, target, sections, x_new, *, steps=STEPS, on=None):
     """Return what a linear layer on frozen features predicts, its bias starting at the mean expression (ST-Net).
 
     He et al. 2020 (Nat Biomed Eng 4:827) train such a layer on the mean squared error by gradient descent, weights near
@@ -80,33 +81,31 @@ def st_net_head(x, target, sections, x_new, *, steps=STEPS):
         Features (n, f), expression (n, g) on a log scale, section ids (n,), features (m, f).
     steps
         Numbers of steps tried.
+    on
+        As for :func:`ridge`.
 
     Returns
     -------
     float32 (m, g)
     """
-    x, target, x_new = np.asarray(x, np.float32), np.asarray(target, np.float64), np.asarray(x_new, np.float32)
-    draw = settings.rng(0, "stimage", "landmarks")
-    marks, to_coordinates, _ = landmarks(x, kernel="linear", most=LANDMARKS, draw=draw)
-    x, x_new = (gram(each, marks, kernel="linear", width2=1) @ to_coordinates for each in (x, x_new))
+    target, on = np.asarray(target, np.float64), prepare(x, sections, kernel="linear") if on is None else on
     scored = np.zeros(len(steps))
-    for out in inner_folds(sections):
-        path = _descent(x[~out], target[~out], x[out], steps)
-        scored += [out.mean() * correlation(target[out], each).mean() for each in path]
+    for out, split in on.folds:
+        path, score = _descent(split, target[~out], on.coordinates[out], steps), Scorer(target[out])
+        scored += [out.mean() * score(each) for each in path]
     best = steps[int(np.argmax(scored))]
-    return next(_descent(x, target, x_new, (best,))).astype(np.float32)
+    return next(_descent(on.whole, target, on.of(x_new), (best,))).astype(np.float32)
 
 
-def _descent(x, target, x_new, steps):
+def _descent(split: Split, target, x_new, steps):
     """Yield predictions for new rows after each number of steps, float64 (m, g)."""
-    bias, middle = target.mean(0), x.mean(0)
-    values, vectors = np.linalg.eigh((x - middle).T @ (x - middle))
+    bias, (values, vectors) = target.mean(0), split.eigen
     keep = values > values[-1] * 1e-10
     values, vectors = values[keep], vectors[:, keep]
-    turned, seen = vectors.T @ ((x - middle).T @ (target - bias)), (x_new - middle) @ vectors
+    turned, seen = vectors.T @ (split.inside.T @ (target - bias)), (x_new - split.centre) @ vectors
     for number in steps:
         share = -np.expm1(number * np.log1p(-np.minimum(values / values[-1], 1 - 1e-12)))
-        yield (seen * (share / values)) @ turned + bias
+        yield seen @ (turned * (share / values)[:, None]) + bias
 
 
 def every(x, target, sections, x_new, *, seed: int = 0) -> dict:
@@ -128,8 +127,10 @@ def every(x, target, sections, x_new, *, seed: int = 0) -> dict:
     """
     if np.shape(x)[1:] != np.shape(x_new)[1:]:
         raise CourseError(f"features {np.shape(x)} and {np.shape(x_new)}", "the same columns", "build both alike")
+    on = prepare(x, sections, kernel="linear")  # three of them are linear in the same coordinates
     made = (
-        mean(target, len(x_new)), shuffled(x, target, sections, x_new, seed=seed), ridge(x, target, sections, x_new),
-        neighbours(x, target, sections, x_new), st_net_head(x, target, sections, x_new),
+        mean(target, len(x_new)), shuffled(x, target, sections, x_new, seed=seed, on=on),
+        ridge(x, target, sections, x_new, on=on), neighbours(x, target, sections, x_new),
+        st_net_head(x, target, sections, x_new, on=on),
     )  # fmt: skip
     return dict(zip(NAMES, made))

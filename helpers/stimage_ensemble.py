@@ -32,6 +32,7 @@ class Training:
     subject: np.ndarray = field(repr=False)
     names: tuple
     genes: tuple
+    bases: dict = field(default_factory=dict, init=False, repr=False)
 
     @property
     def baseline(self):
@@ -44,6 +45,12 @@ class Training:
             seen = np.asarray(self.counts[of].sum(0), float).ravel()
             rows.append((seen + 1) / (self.library[of].sum() + 1 / share))
         return np.log(rows).astype(np.float32)
+
+    def principal(self, components: int):
+        """Return :func:`principal` of the features, computed once for the sizes and the members."""
+        if components not in self.bases:
+            self.bases[components] = principal(self.x, components)
+        return self.bases[components]
 
     def dense(self):
         """Counts as float64 (n, g)."""
@@ -172,12 +179,10 @@ def principal(x, components: int):
 
 def train(data: Training, *, weight, r, options, rng):
     """Train as many members as ``weight`` (n, members) has columns; sizes ``r`` (g,) stay fixed. Return the model."""
-    import keras
-
-    from helpers.stimage_layers import NegativeBinomial, Steps, build
+    from helpers.stimage_layers import NegativeBinomial, Steps, build, descend
 
     g, members = len(data.genes), weight.shape[1]
-    basis = principal(data.x, options["components"]) if options["components"] else None
+    basis = data.principal(options["components"]) if options["components"] else None
     model = build(
         features=data.x.shape[1], genes=g, members=members, rank=options["rank"], activation=options["activation"],
         components=basis[1].shape[1] if basis else 0, sections=len(data.names), dispersion=options["dispersion"],
@@ -190,16 +195,14 @@ def train(data: Training, *, weight, r, options, rng):
         head = model.get_layer("head")
         head.bias.assign(np.tile(np.r_[np.zeros(g), np.log(r)].astype(np.float32), (members, 1)))
     log_size = None if options["dispersion"] == "spot" else np.log(r)
-    model.compile(keras.optimizers.Adam(options["learning_rate"]), loss=NegativeBinomial(log_size))
     batches = Steps(
         data.x, np.log(data.library)[:, None].astype(np.float32), data.section[:, None].astype(np.float32) + 1,
         data.counts, weight, batch=options["batch"], steps=options["steps"], rng=rng,
     )  # fmt: skip
-    model.fit(batches, epochs=1, verbose=0, shuffle=False)
-    loss = float(model.get_metrics_result()["loss"])
+    loss = descend(model, NegativeBinomial(log_size), batches, learning_rate=options["learning_rate"])
     if not np.isfinite(loss):
         raise CourseError(f"a loss of {loss}", "a finite loss", "lower learning_rate, or scale the features")
-    return keras.Model(model.inputs, model.outputs, name="stimage")  # the same layers, without optimizer and loss
+    return model
 
 
 def sizes(data: Training, *, options, seed):

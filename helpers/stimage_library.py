@@ -63,7 +63,7 @@ class LibraryModel:
         return mean, np.sqrt(self.noise * (1 + self._leverage(phi)))
 
     def _leverage(self, phi):
-        found = np.einsum("ij,jk,ik->i", phi, self.inverse, phi)
+        found = ((phi @ self.inverse) * phi).sum(1)
         if self.kernel == "rbf":
             found = found + np.maximum(1 - (phi**2).sum(1), 0) / self.alpha
         return found
@@ -117,11 +117,11 @@ def fit(x, log_library, fold, *, kernel="rbf", rng, landmarks=LANDMARKS) -> Libr
             values, vectors = np.linalg.eigh(phi[~out].T @ phi[~out])
             seen, mine, middle = phi[~out] @ vectors, phi[out] @ vectors, y[~out].mean()
             along = seen.T @ (y[~out] - middle)
-            for i, a in enumerate(ALPHAS):
-                held[i, out] = middle + mine @ (along / (np.maximum(values, 0) + a))
-                spread[i, out] = (mine**2) @ (1 / (np.maximum(values, 0) + a))
-                if kernel == "rbf":
-                    spread[i, out] += np.maximum(1 - (phi[out] ** 2).sum(1), 0) / a
+            factor = 1 / (np.maximum(values, 0) + np.array(ALPHAS)[:, None])
+            held[:, out] = middle + (factor * along) @ mine.T
+            spread[:, out] = factor @ (mine**2).T
+            if kernel == "rbf":
+                spread[:, out] += np.maximum(1 - (phi[out] ** 2).sum(1), 0) / np.array(ALPHAS)[:, None]
         best = int(np.argmin(((held - y) ** 2).mean(1)))
         alpha, apart = ALPHAS[best], (y - held[best]) / np.sqrt(1 + spread[best])
         noise = float((apart**2).mean())

@@ -12,9 +12,11 @@ from helpers.messages import CourseError
 
 PER_SPOT = 1e4
 """Counts a spot is scaled to before log1p (CP10k)."""
-LONGEST = 120
-"""Longest sum over counts before :func:`log1p_moments` integrates instead."""
-_TAIL, _BLOCK = 1e-10, 1 << 16
+LONGEST = 64
+"""Longest sum over counts before :func:`log1p_moments` integrates instead, which then takes less time."""
+MOST_ADDED = 300
+"""Largest count of a gene whose probabilities :func:`pit` adds up; beyond, the beta function takes less time."""
+_TAIL, _BLOCK = 1e-10, 1 << 15
 
 
 def log_likelihood(y, logits, r):
@@ -106,26 +108,28 @@ def pit(y, mu, r, u):
     out = np.empty(y.shape)
     if not y.size:
         return out
-    top = y.max(0)
-    order = np.argsort(top, kind="stable")
-    low = order[top[order] <= 40]
-    for start in range(0, len(low), 64):  # small counts: add up the probabilities, many times faster than the beta
-        genes = low[start : start + 64]
-        size = r[genes] if r.ndim == 1 else r[:, genes]
-        mine, mean = y[:, genes], mu[:, genes]
-        p, ratio, below = np.exp(-size * np.log1p(mean / size)), mean / (mean + size), 0.0
-        at = np.where(mine == 0, p, 0.0)
-        for k in range(1, int(top[genes].max()) + 1):
-            below = below + np.where(mine >= k, p, 0.0)
-            p = p * ratio * ((k - 1 + size) / k)
-            at += np.where(mine == k, p, 0.0)
-        out[:, genes] = below + u[:, genes] * at
-    high = order[len(low) :]
+    low = y.max(0) <= MOST_ADDED
+    out[:, low] = _added(*(np.broadcast_to(part, y.shape)[:, low] for part in (y, mu, r, u)))
+    high = ~low
     size = r[high] if r.ndim == 1 else r[:, high]
     logits = np.log(np.maximum(mu[:, high], 1e-300)) - np.log(size)
     at = np.exp(log_likelihood(y[:, high], logits, size))
     out[:, high] = cdf(y[:, high], mu[:, high], size) - (1 - u[:, high]) * at
     return np.clip(out, 0, 1)
+
+
+def _added(y, mu, r, u):
+    """P(Y < y) + u P(Y = y) by adding up the probabilities of 0, 1, ...; spots drop out as their count is reached."""
+    order = np.argsort(-y, axis=None, kind="stable")  # the largest counts first
+    size, mean = r.ravel()[order], mu.ravel()[order]
+    p, ratio, below = np.exp(-size * np.log1p(mean / size)), mean / (mean + size), np.zeros(y.size)
+    for k, left in enumerate(y.size - np.cumsum(np.bincount(y.ravel().astype(int)))[:-1], 1):  # counts of k or more
+        below[:left] += p[:left]
+        p[:left] *= ratio[:left]
+        p[:left] *= (k - 1 + size[:left]) / k
+    out = np.empty(y.size)
+    out[order] = below + u.ravel()[order] * p
+    return out.reshape(y.shape)
 
 
 def interval(mu, r, level=0.8):
@@ -175,18 +179,15 @@ def log1p_moments(mu, r, library):
         terms = stats.nbinom.isf(_TAIL, lowest, lowest / (lowest + top))
     terms = np.where(np.isfinite(terms), terms, np.inf)
     order = np.argsort(terms, kind="stable")
-    summed = order[terms[order] <= LONGEST]
-    for start in range(0, len(summed), 64):  # genes of a like number of terms together
-        genes = summed[start : start + 64]
-        last = max(int(terms[genes].max()), 1)
+    many = int((terms <= LONGEST).sum())
+    starts = [*range(0, many, 64), *range(many, len(order), 64)]
+    for start, stop in zip(starts, [*starts[1:], len(order)]):  # genes of a like number of terms together
+        genes = order[start:stop]
         rows = max(1, _BLOCK // len(genes))
         for row in range(0, len(mu), rows):
             part = np.ix_(range(row, min(row + rows, len(mu))), genes)
-            size = r[genes] if r.ndim == 1 else r[part]
-            mean[part], square[part] = _summed(mu[part], size, scale[row : row + rows], last)
-    for gene in order[len(summed) :]:
-        size = r[gene] if r.ndim == 1 else r[:, gene]
-        mean[:, gene], square[:, gene] = _integrated(mu[:, gene], size, scale)
+            given = mu[part], r[genes] if r.ndim == 1 else r[part], scale[row : row + rows]
+            mean[part], square[part] = _integrated(*given) if start >= many else _summed(*given, terms[genes].max())
     return mean, np.maximum(square - mean**2, 0)
 
 
@@ -195,7 +196,7 @@ def _summed(mu, r, scale, last):
     p = np.exp(-r * np.log1p(mu / r))
     ratio = mu / (mu + r)
     left, first, second = 1 - p, np.zeros_like(p), np.zeros_like(p)
-    term = np.empty_like(p)
+    term, last = np.empty_like(p), max(int(last), 1)
     for k in range(1, last + 1):
         p *= ratio
         p *= (k - 1 + r) / k
@@ -212,14 +213,19 @@ def _summed(mu, r, scale, last):
 
 def _integrated(mu, r, scale):
     """First two moments by the trapezoid rule over log t (exponentially exact: the integrand dies out at both ends)."""
-    low = -16 - np.log(max(float((mu * scale).max()), 1.0))  # what lies below adds about exp(-16)
-    first, second = np.zeros_like(mu), np.zeros_like(mu)
-    step = 0.6  # error about exp(-2 pi (pi / 2) / step), 7e-8
+    low = -16 - np.log(max(float((mu * scale[:, None]).max()), 1.0))  # what lies below adds about exp(-16)
+    first, second, value = np.zeros_like(mu), np.zeros_like(mu), np.empty_like(mu)
+    ratio, step = mu / r, 0.6  # error about exp(-2 pi (pi / 2) / step), 7e-8
     for u in np.arange(low, 3.7, step):
         t = np.exp(u)
-        value = np.exp(-t) * -np.expm1(-r * np.log1p(mu / r * -np.expm1(-scale * t)))
+        np.multiply(ratio, -np.expm1(-scale * t)[:, None], out=value)
+        np.log1p(value, out=value)
+        value *= -r
+        np.expm1(value, out=value)
+        value *= -np.exp(-t)
         first += value
-        second -= 2 * (u + np.euler_gamma) * value
+        value *= 2 * (u + np.euler_gamma)
+        second -= value
     return first * step, second * step
 
 

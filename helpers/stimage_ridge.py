@@ -6,6 +6,7 @@ within the training set choose it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,22 +96,96 @@ def landmarks(x, *, kernel: str, most: int, draw):
     return marks, vectors[:, keep] / np.sqrt(values[keep]), width2
 
 
-class _Split:
-    """Ridge regression on some rows of coordinates, decomposed once for every penalty; the intercept goes free."""
+class Split:
+    """Ridge regression on some rows of coordinates (n, k) with weights (n,); the intercept goes free."""
 
     def __init__(self, inside, weights):
         self.root = np.sqrt(weights)[:, None]
         self.centre = weights @ inside / weights.sum()
         self.inside = self.root * (inside - self.centre)
-        values, self.vectors = np.linalg.eigh(self.inside.T @ self.inside)
-        self.values = np.maximum(values, 0)
-        self.unit = max(self.values.sum() / len(inside), 1e-12)
+        self.square = self.inside.T @ self.inside
+        self.unit = max(float(np.trace(self.square)) / len(inside), 1e-12)
 
-    def path(self, scores, alphas):
-        """Yield the coefficients (k, n_scores) of centred ``scores`` (n, n_scores) for each penalty."""
-        turned = self.vectors.T @ (self.inside.T @ (self.root * scores))
-        for alpha in alphas:
-            yield self.vectors @ (turned / (self.values + alpha * self.unit)[:, None])
+    @functools.cached_property
+    def eigen(self):
+        """Eigenvalues (k,), none negative, and eigenvectors (k, k) of the sums of squares."""
+        values, vectors = np.linalg.eigh(self.square)
+        return np.maximum(values, 0), vectors
+
+    def path(self, outside, scores, alphas):
+        """Yield what each penalty predicts of centred ``scores`` (n, r) for coordinates (m, k): float64 (m, r)."""
+        values, vectors = self.eigen  # once for every penalty
+        seen, along = (outside - self.centre) @ vectors, vectors.T @ (self.inside.T @ (self.root * scores))
+        yield from (seen @ (along / (values + alpha * self.unit)[:, None]) for alpha in alphas)
+
+    def weight(self, scores, alpha):
+        """Return the coefficients (k, r) of centred ``scores`` (n, r)."""
+        damped = self.square + alpha * self.unit * np.eye(len(self.square))
+        return np.linalg.solve(damped, self.inside.T @ (self.root * scores))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What regressions on one set of spots share, whatever their targets: see :func:`prepare`.
+
+    Attributes
+    ----------
+    marks, to_coordinates, width2, kernel
+        As in ``Ridge``.
+    weights
+        float64 (n,), mean 1.
+    coordinates
+        float64 (n, k).
+    folds
+        Pairs of rows held out, bool (n,), and the ``Split`` of the others.
+    whole
+        The ``Split`` of all rows.
+    """
+
+    marks: np.ndarray
+    to_coordinates: np.ndarray
+    width2: float
+    kernel: str
+    weights: np.ndarray
+    coordinates: np.ndarray
+    folds: list
+    whole: Split
+
+    def of(self, x):
+        """Return the coordinates of features (m, f), float64 (m, k)."""
+        return gram(x, self.marks, kernel=self.kernel, width2=self.width2) @ self.to_coordinates
+
+
+def prepare(x, sections, *, weights=None, kernel: str = "rbf", most: int = LANDMARKS, seed: int = 0) -> Kernel:
+    """Return what a ridge regression needs besides targets; arguments and errors as for :func:`fit`."""
+    x = np.asarray(x, np.float32)
+    weights = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    _check(x, x, np.asarray(sections), weights, kernel, 1)
+    weights = weights / weights.mean()
+    marks, to_coordinates, width2 = landmarks(x, kernel=kernel, most=most, draw=rng(seed, "stimage", "landmarks"))
+    phi = gram(x, marks, kernel=kernel, width2=width2) @ to_coordinates
+    folds = [(out, Split(phi[~out], weights[~out])) for out in inner_folds(sections)]
+    return Kernel(marks, to_coordinates, width2, kernel, weights, phi, folds, Split(phi, weights))
+
+
+class Scorer:
+    """Pearson's r of each gene over some rows, for one truth (n, g) and many low-rank predictions of it."""
+
+    def __init__(self, truth, basis=None):
+        self.truth = truth - truth.mean(0)
+        self.square = (self.truth**2).sum(0)
+        self.basis = None if basis is None or len(basis) == truth.shape[1] else basis  # None: the genes themselves
+
+    def __call__(self, scores):
+        """Return the mean over genes of r with ``scores @ basis``, (n, rank) @ (rank, g); no basis: ``scores``."""
+        scores = scores - scores.mean(0)
+        if self.basis is None:
+            both, square = (scores * self.truth).sum(0), (scores**2).sum(0)
+        else:
+            both = ((scores.T @ self.truth) * self.basis).sum(0)
+            square = ((scores.T @ scores @ self.basis) * self.basis).sum(0)
+        norm = np.sqrt(self.square * np.maximum(square, 0))
+        return np.divide(both, norm, out=np.zeros(len(norm)), where=norm > 1e-12).mean()
 
 
 # ---------------------------------------------------------------- model
@@ -185,31 +260,30 @@ def fit(x, target, sections, *, weights=None, kernel: str = "rbf", rank: int = R
     CourseError
         Shapes that do not fit, values that are not finite, an unknown kernel, fewer than 8 spots.
     """
-    x, target, sections = np.asarray(x, np.float32), np.asarray(target, np.float64), np.asarray(sections)
+    target = np.asarray(target, np.float64)
     target = target[:, None] if target.ndim == 1 else target
-    weights = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-    _check(x, target, sections, weights, kernel, rank)
-    weights = weights / weights.mean()
-    marks, to_coordinates, width2 = landmarks(x, kernel=kernel, most=most, draw=rng(seed, "stimage", "landmarks"))
-    phi = gram(x, marks, kernel=kernel, width2=width2) @ to_coordinates
+    return regress(prepare(x, sections, weights=weights, kernel=kernel, most=most, seed=seed), target, rank, alphas)
 
+
+def regress(on: Kernel, target, rank: int, alphas) -> Ridge:
+    """Fit targets (n, g) on what :func:`prepare` made; arguments and errors as for :func:`fit`."""
+    target = np.asarray(target, np.float64)
+    _check(on.coordinates, target, on.weights, on.weights, on.kernel, rank)
     scored, kept = np.zeros(len(alphas)), []
-    for out in inner_folds(sections):
-        mean, basis = directions(target[~out], rank, weights[~out])
-        split = _Split(phi[~out], weights[~out])
-        held = phi[out] - split.centre
-        found = [held @ weight for weight in split.path((target[~out] - mean) @ basis.T, alphas)]
-        scored += [out.mean() * correlation(target[out], each @ basis).mean() for each in found]
+    for out, split in on.folds:
+        mean, basis = directions(target[~out], rank, on.weights[~out])
+        found = list(split.path(on.coordinates[out], (target[~out] - mean) @ basis.T, alphas))
+        score = Scorer(target[out], basis)
+        scored += [out.mean() * score(each) for each in found]
         kept.append((out, mean, basis, found))
     best = int(np.argmax(scored))
     inner = np.empty(target.shape, np.float32)
     for out, mean, basis, found in kept:
         inner[out] = found[best] @ basis + mean
-    mean, basis = directions(target, rank, weights)
-    split = _Split(phi, weights)
-    weight = next(split.path((target - mean) @ basis.T, alphas[best : best + 1]))
-    return Ridge(marks, to_coordinates, split.centre, weight, basis, mean, float(alphas[best]), kernel, width2, inner,
-                 scored)  # fmt: skip
+    mean, basis = directions(target, rank, on.weights)
+    weight = on.whole.weight((target - mean) @ basis.T, alphas[best])
+    return Ridge(on.marks, on.to_coordinates, on.whole.centre, weight, basis, mean, float(alphas[best]), on.kernel,
+                 on.width2, inner, scored)  # fmt: skip
 
 
 def _check(x, target, sections, weights, kernel, rank):

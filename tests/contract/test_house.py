@@ -177,6 +177,8 @@ def test_counts_are_stored_in_order_and_stderr_is_not(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs and not [output for output in outputs if output.get("name") == "stderr"]
     assert not [output for output in outputs if output["output_type"] == "error"]
+    shown = ["".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
+    assert not [text for text in shown if "Path('/" in text], "a place on the machine where it was stored"
 
 
 @each_notebook

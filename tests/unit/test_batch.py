@@ -304,9 +304,9 @@ def test_a_verdict_that_fails_is_marked_and_can_be_asked_for(tmp_path):
 
 
 def test_the_picture_is_the_cover_then_a_map_then_the_first():
-    drawn = [{"name": name, "file": f"{name}.png"} for name in ("overlay", "slide", "maps", "cover")]
+    drawn = [{"name": name, "file": f"{name}.png"} for name in ("overlay", "maps", "slide", "cover")]
     picked = [batch_report.choose(drawn[:count]).get("name") for count in range(5)]
-    assert picked == [None, "overlay", "slide", "maps", "cover"]
+    assert picked == [None, "overlay", "maps", "slide", "cover"]
 
 
 def test_pictures_are_made_small_once_and_a_broken_one_costs_only_itself(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -100,6 +101,7 @@ def test_moments_of_the_log_equal_sums_over_the_law():
 
 def test_long_sums_and_the_integral_agree(monkeypatch):
     mu, r = np.array([[40.0, 3.0, 1e-4, 150.0]]), np.array([0.5, 20.0, 2.0, 900.0])
+    monkeypatch.setattr(stimage_nb, "LONGEST", 10**6)
     summed = stimage_nb.log1p_moments(mu, r, [2000.0])
     monkeypatch.setattr(stimage_nb, "LONGEST", 0)
     integrated = stimage_nb.log1p_moments(mu, r, [2000.0])
@@ -117,6 +119,10 @@ def test_pit_is_uniform_for_the_right_law_and_not_for_a_wrong_one():
     assert np.abs(pit - expected).max() < 1e-9
     assert stats.kstest(pit.ravel(), "uniform").statistic < 0.02
     assert stats.kstest(stimage_nb.pit(y, mu, np.full(40, 30.0), u).ravel(), "uniform").statistic > 0.1
+    with mock.patch.object(stimage_nb, "MOST_ADDED", -1):
+        assert np.abs(stimage_nb.pit(y, mu, r, u) - expected).max() < 1e-9  # by the beta function, none added up
+    each = stimage_nb.pit(y, mu, np.tile(r, (300, 1)), u)
+    assert np.abs(each - expected).max() < 1e-9
     low, high = stimage_nb.interval(mu, r, 0.8)
     assert ((y >= low) & (y <= high)).mean() > 0.82  # whole counts: more than promised
 
@@ -175,6 +181,40 @@ def test_members_do_not_see_each_other(toy):
         model = stimage_ensemble.train(data, weight=weight, r=r, options=options, rng=settings.rng(0, "twice"))
         found.append(model.get_layer("head").get_weights()[0])
     assert np.allclose(found[0][0], found[1][0], atol=1e-4) and not np.allclose(found[0][1], found[1][1], atol=1e-2)
+
+
+def test_training_is_what_keras_fit_does(toy):
+    import keras
+
+    from helpers.stimage_layers import NegativeBinomial, Steps, build, descend
+
+    data = stimage_ensemble.check(**of(toy, toy["sections"] < "c"))
+    n, found = len(data.x), []
+    weight = settings.rng(0, "keras").integers(0, 3, (n, 2)).astype(np.float32)
+    for by_hand in (True, False):
+        model = build(
+            features=data.x.shape[1], genes=30, members=2, rank=4, activation="relu", components=0, sections=2,
+            dispersion="gene", l2=(0.01, 0.01), seed=3,
+        )  # fmt: skip
+        columns = np.log(data.library)[:, None].astype(np.float32), data.section[:, None].astype(np.float32) + 1
+        batches = Steps(data.x, *columns, data.counts, weight, batch=n // 2, steps=15, rng=settings.rng(0, "orders"))
+        loss = NegativeBinomial(np.zeros(30))
+        if by_hand:
+            assert np.isfinite(descend(model, loss, batches, learning_rate=0.01))
+        else:
+            model.compile(keras.optimizers.Adam(0.01), loss=loss)
+            for x, y, w in batches:
+                model.train_on_batch(x, y, sample_weight=w)
+        found.append(model.get_weights())
+    for ours, theirs in zip(*found):
+        assert np.allclose(ours, theirs, atol=1e-5)
+
+
+def test_sizes_and_members_share_one_decomposition_of_the_features(toy, monkeypatch):
+    seen, real = [], stimage_ensemble.principal
+    monkeypatch.setattr(stimage_ensemble, "principal", lambda x, k: seen.append(k) or real(x, k))
+    stimage.fit(**of(toy, toy["sections"] < "c"), members=1, steps=1, library_kernel=None)
+    assert seen == [96]
 
 
 def test_inner_folds_hold_out_the_largest_units():

@@ -120,12 +120,27 @@ def test_one_section_is_enough_and_bad_input_is_refused():
         one.predict(x[:, :5])
 
 
-def test_the_path_over_penalties_costs_one_decomposition_a_split(monkeypatch):
-    x, y, sections = tissue()
+def decompositions(monkeypatch):
+    """Return a list that grows with every ``eigh`` of numpy."""
     seen, real = [], np.linalg.eigh
     monkeypatch.setattr(stimage_ridge.np.linalg, "eigh", lambda a: seen.append(len(a)) or real(a))
+    return seen
+
+
+def test_the_path_over_penalties_costs_one_decomposition_a_split(monkeypatch):
+    x, y, sections = tissue()
+    seen = decompositions(monkeypatch)
     stimage_ridge.fit(x, y, sections, alphas=tuple(np.geomspace(1e-3, 1e3, 50)))
-    assert len(seen) == 1 + 2 * 4, "the kernel; coordinates and targets of three inner splits and of the whole"
+    assert len(seen) == 1 + 3 + 4, "the kernel; coordinates of three inner splits; targets of these and of the whole"
+
+
+def test_penalties_are_scored_by_the_correlation_of_what_they_predict():
+    x, y, sections = tissue()
+    for rank in (2, 30):
+        model = stimage_ridge.fit(x, y, sections, rank=rank, alphas=(0.3,))
+        folds = stimage_ridge.inner_folds(sections)
+        r = [stimage_ridge.correlation(y[part], model.inner[part]).mean() for part in folds]
+        assert model.path[0] == pytest.approx(np.mean(r), abs=1e-6)
 
 
 def test_a_third_of_the_spots_can_stand_for_all():
@@ -151,6 +166,21 @@ def test_every_baseline_beats_chance_where_there_is_something_and_none_where_the
     null = stimage_baselines.every(x[:150], y[:150], sections[:150], x[150:])
     for name, each in null.items():
         assert abs(np.median(stimage_ridge.correlation(y[150:], each))) < 0.15, name
+
+
+def test_linear_baselines_share_their_decompositions(monkeypatch):
+    x, y, sections = tissue()
+    new = tissue(name="new")[0]
+    alone = {
+        "ridge": stimage_baselines.ridge(x, y, sections, new),
+        "shuffled": stimage_baselines.shuffled(x, y, sections, new),
+        "st-net head": stimage_baselines.st_net_head(x, y, sections, new),
+    }  # fmt: skip
+    seen = decompositions(monkeypatch)
+    found = stimage_baselines.every(x, y, sections, new)
+    assert len(seen) == 1 + 4, "the kernel; three inner splits and the whole, once for all baselines"
+    for name, expected in alone.items():
+        assert np.allclose(found[name], expected, atol=1e-5), name
 
 
 def test_neighbours_are_those_of_sklearn():
