@@ -252,7 +252,7 @@ def _due(declared, samples, folder: Path, states: dict) -> dict:
 def _running(folder: Path) -> set:
     """Return the samples at work on this machine: those whose attempts the holder of the folder has begun."""
     holder = _holder(folder)
-    begun = [path.name.removeprefix(".attempt-").rpartition("-") for path in folder.glob(".attempt-*")]
+    begun = [path.name.removeprefix(execute.ATTEMPT).rpartition("-") for path in folder.glob(f"{execute.ATTEMPT}*")]
     return {name for name, _, process in begun if holder and process == holder}
 
 

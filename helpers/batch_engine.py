@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -162,16 +161,14 @@ def ended(folder: Path, before: int | None) -> tuple[int, Outcome] | None:
 
 def put_record(job: execute.Job, outcome: Outcome) -> None:
     """Put a folder with nothing but the record of a sample whose job was killed in the place of its old outputs."""
-    attempt = job.folder.parent / f".attempt-{job.label}-{os.getpid()}"
+    attempt = execute.attempt_of(job)
     made = attempt / "made"
     try:
         made.mkdir(parents=True, exist_ok=True)
         execute.write_record(made, outcome, title=job.notebook.title)
-        if job.folder.exists():
-            os.replace(job.folder, attempt / "replaced")
-        os.replace(made, job.folder)
+        execute.put(made, job.folder, attempt)
     finally:
-        shutil.rmtree(attempt, ignore_errors=True)
+        execute.clear(attempt)
 
 
 # ---------------------------------------------------------------- the errand of one job

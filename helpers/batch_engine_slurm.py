@@ -79,9 +79,10 @@ def clear(home: Path) -> str:
     many = cancel(token) if state else 0
     if many:
         note(f"{many} jobs of an earlier run were cancelled; what they had finished is kept")
-    for leftover in [*home.parent.glob(".attempt-*"), home / ".snakemake", home / batch_engine.DONE,
-                     home / batch_engine.NOW]:  # fmt: skip
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in home.parent.glob(f"{execute.ATTEMPT}*"):
+        execute.clear(leftover)
+    for leftover in (".snakemake", batch_engine.DONE, batch_engine.NOW):
+        shutil.rmtree(home / leftover, ignore_errors=True)
     return token
 
 

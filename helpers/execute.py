@@ -26,6 +26,8 @@ from helpers.messages import CourseError, note
 
 GRACE = 10
 """Time limit of a ``tiny`` run, in units of its budget; larger profiles run without a limit."""
+ATTEMPT = ".attempt-"
+"""How the hidden folder of a run begins: then come the job's label and the process."""
 
 
 @dataclass
@@ -182,8 +184,8 @@ def run(
     stop = threading.Event()
     with contextlib.ExitStack() as held:
         held.enter_context(lock(home))
-        for leftover in home.glob(".attempt-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in home.glob(f"{ATTEMPT}*"):
+            clear(leftover)
         todo = [job for job in jobs if fresh or job.state != "up to date"]
         start = held.enter_context(execute_process.starter(len(todo)))
         pool = held.enter_context(ThreadPoolExecutor(workers))
@@ -193,6 +195,7 @@ def run(
         def one(job):
             with turn:
                 count["running"] += 1
+                bar.set_postfix(count)
             outcome = execute(job, workers=workers, timeout=timeout, stop=stop, start=start)
             with turn:  # one at a time: counts add up, and lines do not mix
                 count["running"] -= 1
@@ -225,10 +228,10 @@ def execute(
     name = job.notebook.name
     if timeout is None and job.parameters.get("PROFILE", "tiny") == "tiny":
         timeout = max(300.0, GRACE * job.notebook.budget_seconds)
-    attempt = job.folder.parent / f".attempt-{job.label}-{os.getpid()}"
+    attempt = attempt_of(job)
     began = time.monotonic()
     try:
-        shutil.rmtree(attempt, ignore_errors=True)
+        clear(attempt)
         made = attempt / "latest" / name
         made.mkdir(parents=True)
         options = {"workers": workers, "timeout": timeout, "stop": stop, "start": start}
@@ -240,14 +243,32 @@ def execute(
             return Outcome(name, "interrupted")
         outcome.seconds, outcome.fingerprint = round(time.monotonic() - began, 1), job.fingerprint
         write_record(made, outcome, title=job.notebook.title)
-        if job.folder.exists():  # moved, not deleted here: whoever is killed now never leaves half a folder
-            os.replace(job.folder, attempt / "replaced")
-        os.replace(made, job.folder)
+        put(made, job.folder, attempt)
     except OSError as problem:
         outcome = Outcome(name, "not written", f"{problem.strerror or problem} ({job.folder})")
     finally:
-        shutil.rmtree(attempt, ignore_errors=True)
+        clear(attempt)
     return outcome
+
+
+def attempt_of(job: Job) -> Path:
+    """Return the hidden folder beside a job's outputs in which this process makes new ones."""
+    return job.folder.parent / f"{ATTEMPT}{job.label}-{os.getpid()}"
+
+
+def put(made: Path, place: Path, attempt: Path) -> None:
+    """Move new outputs to their place; the old ones go into the attempt folder first."""
+    if place.exists():  # moved, not deleted here: whoever is killed now never leaves half a folder
+        os.replace(place, attempt / "replaced")
+    os.replace(made, place)
+
+
+def clear(attempt: Path) -> None:
+    """Remove an attempt folder; old outputs whose place was not taken, after a kill between two moves, go back."""
+    place = attempt.parent / attempt.name.removeprefix(ATTEMPT).rpartition("-")[0]
+    if (attempt / "replaced").is_dir() and not place.exists():
+        os.replace(attempt / "replaced", place)
+    shutil.rmtree(attempt, ignore_errors=True)
 
 
 def write_record(folder: Path, outcome: Outcome, *, title: str = "") -> None:

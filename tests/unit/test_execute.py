@@ -422,3 +422,30 @@ def test_a_thin_coloured_line_keeps_its_colour_in_a_stored_picture():
     kept = np.asarray(Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB"))
     assert (kept[150, 50:250] == (0xF0, 0xE4, 0x42)).all()
     assert np.abs(kept.astype(int) - pixels).mean() < 12
+
+
+def test_old_outputs_go_back_where_a_kill_or_a_full_disk_came_between_two_moves(tmp_path, monkeypatch):  # faults 55, 56
+    place, attempt = tmp_path / "01-good", tmp_path / f"{execute.ATTEMPT}01-good-123"
+    for folder, text in ((place, "old"), (attempt / "made", "new")):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(text)
+    move, moves = os.replace, []
+
+    def second_fails(source, target):
+        moves.append(source)
+        if len(moves) == 2:
+            raise OSError(28, "No space left on device")
+        move(source, target)
+
+    monkeypatch.setattr(execute.os, "replace", second_fails)
+    with pytest.raises(OSError, match="No space"):
+        execute.put(attempt / "made", place, attempt)
+    assert not place.exists()
+    monkeypatch.setattr(execute.os, "replace", move)
+    execute.clear(attempt)  # at once after an error, by the next run after a kill
+    assert (place / "run.json").read_text() == "old" and not attempt.exists()
+    (attempt / "made").mkdir(parents=True)
+    (attempt / "made" / "run.json").write_text("new")
+    execute.put(attempt / "made", place, attempt)
+    execute.clear(attempt)
+    assert (place / "run.json").read_text() == "new" and not attempt.exists()
