@@ -31,15 +31,15 @@ def split(sections, *, test, trained_on=None, allow_shared_subject: bool = False
     CourseError
         Unknown section, empty side, or a subject on both sides.
     """
-    if trained_on is not None:
-        held = list(test) or list(sections["section_id"])
-        of_held = sections.loc[sections["section_id"].isin(held), "subject_id"].astype(str)
-        _refuse_shared(set(of_held) & set(map(str, trained_on)), allow_shared_subject, "take another MODEL")
-        return [], held
     known = list(sections["section_id"])
     unknown = [name for name in test if name not in known]
     if unknown:
         raise CourseError(f"section {unknown[0]!r}", f"one of {', '.join(known)}", "correct TEST")
+    if trained_on is not None:
+        held = list(test) or known
+        of_held = sections.loc[sections["section_id"].isin(held), "subject_id"].astype(str)
+        _refuse_shared(set(of_held) & set(map(str, trained_on)), allow_shared_subject, "take another MODEL")
+        return [], held
     held = [name for name in known if name in set(test)]
     train = [name for name in known if name not in set(test)]
     if not held or not train:

@@ -87,8 +87,7 @@ class Ensemble:
             raise CourseError(f"gene {unknown[0]!r}" if unknown else "no genes",
                               f"some of the model's {len(place)} genes", "choose among Ensemble.genes")  # fmt: skip
         at = np.array([place[gene] for gene in genes])
-        r = self.r[at] if np.ndim(self.r) == 1 and len(self.r) == len(place) else self.r
-        return replace(self, genes=genes, r=r, columns=at if self.columns is None else self.columns[at])
+        return replace(self, genes=genes, r=self.r[at], columns=at if self.columns is None else self.columns[at])
 
     def predict(self, x, *, library=None, scale="log1p", keep=True) -> Prediction:
         """Predict.

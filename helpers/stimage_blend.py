@@ -80,16 +80,19 @@ class Both:
                                   share=self.share, facts=facts)  # fmt: skip
 
 
-def about(path) -> dict:
+def about(path, *, train: str = "") -> dict:
     """Return what a saved model says of itself: genes, ``tile_um``, training sections and subjects; {} without a path.
 
     Raises
     ------
     CourseError
-        As ``stimage_store.facts_of``; a model saved without its training subjects.
+        As ``stimage_store.facts_of``; a model saved without its training subjects; sections to ``train`` on beside it.
     """
     if not path:
         return {}
+    if train:
+        fix = "leave MODEL or TRAIN empty; TEST names the sections to predict"
+        raise CourseError(f"TRAIN = {train!r} beside a saved model", "one of the two", fix)
     told = stimage_store.facts_of(path)
     if "train_subjects" not in told["facts"]:
         raise CourseError("a model that does not say which patients it was trained on", "one that does",

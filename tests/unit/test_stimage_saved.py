@@ -48,7 +48,9 @@ def test_a_blend_predicts_the_same_when_it_is_read_again(tmp_path, toy):
     told = stimage_blend.about(file)
     assert told["train_subjects"] == ["P1"] and told["train_sections"] == ["a", "b"]
     assert told["genes"] == GENES and told["tile_um"] == [55, 110]
-    assert stimage_blend.about("") == {}
+    assert stimage_blend.about("") == stimage_blend.about("", train="a") == {}
+    with pytest.raises(CourseError, match="TRAIN = 'a' beside a saved model"):
+        stimage_blend.about(file, train="a")
     with pytest.raises(CourseError, match="set ENCODER"):
         stimage_blend.load(file, encoder={**ENCODER, "fingerprint": "f" * 16})
 
@@ -94,6 +96,8 @@ def test_a_saved_model_predicts_nobody_it_was_trained_on(capsys):
     assert sec.split(people, test=[], trained_on=["P3"]) == ([], ["a", "b", "c"])
     with pytest.raises(CourseError, match="subject P1 in training and test"):
         sec.split(people, test=["a", "c"], trained_on=["P1"])
+    with pytest.raises(CourseError, match="section 'z'"):
+        sec.split(people, test=["z"], trained_on=["P1"])
     assert sec.split(people, test=["a"], trained_on=["P1"], allow_shared_subject=True) == ([], ["a"])
     assert "subject P1" in capsys.readouterr().err
 
